@@ -1,0 +1,128 @@
+"""What a cell is and what it leaves behind.
+
+Standard library only: the parent process, the tables and whoever reads the JSON elsewhere need nothing more. All figures
+are in base units (seconds, bytes, tokens, parameters); scaling happens when a table is printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+CONTROL = "control"
+UNMERGED = "unmerged"
+MERGED = "merged"
+AA = "aa"
+"""The four arms. The first three are states that a table shows; ``aa`` is a second control, timed against the first."""
+
+
+class Status(StrEnum):
+    """How a cell, or one state of it, ended."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a sweep: everything that its figures depend on, resolved."""
+
+    method: str
+    """Name of the method, as in ``conf/method``."""
+    implementation: str
+    """Whose code the method is: ``peft-verdict`` for ours."""
+    size: int | None
+    """Rank, bottleneck or number of virtual tokens; None for a method without one."""
+    model: str
+    """Name of the base model, as in ``conf/model``."""
+    config: Mapping[str, Any]
+    """The composed configuration, plain values only, without what does not change a figure (study, folders)."""
+
+    @property
+    def id(self) -> str:
+        """A readable slug plus ten hexadecimal digits that depend on the whole configuration, not on its key order."""
+        canonical = json.dumps(self.config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
+        words = [self.model, self.method] + ([] if self.size is None else [str(self.size)])
+        slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(words).lower()).strip("-.")
+        return f"{slug}-{digest}"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One figure of one state, at one workload point where the figure depends on it."""
+
+    figure: str
+    value: float | int
+    state: str
+    batch_size: int | None = None
+    prompt_length: int | None = None
+    """Tokens of the prompt; with batch_size None as well, the figure does not depend on the workload point."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A figure that could not be had, and why. Never recorded as 0 or -1."""
+
+    figure: str
+    """The figure's name, or ``*`` for a whole state."""
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Raw samples: adjacent timed blocks of the control and of one arm, in one process."""
+
+    process: int
+    """Which replicate process (0, 1, ...)."""
+    phase: str
+    """``prefill`` or ``decode``."""
+    arm: str
+    """``unmerged``, ``merged`` or ``aa``."""
+    batch_size: int
+    prompt_length: int
+    steps_per_block: int
+    control_seconds: tuple[float, ...]
+    """Seconds per step of the control's block of each pair."""
+    arm_seconds: tuple[float, ...]
+    """Seconds per step of the arm's block of each pair."""
+    control_first: tuple[bool, ...]
+    """Which of the two came first in each pair."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a cell left behind."""
+
+    cell_id: str
+    study: str
+    status: Status
+    reason: str | None
+    """Why the status is not ok; None where it is."""
+    cell: Cell
+    readings: tuple[Reading, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    pairs: tuple[Pairs, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Warnings that a reader of the figures needs, such as a lossy merge."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What describes the run and is not a figure: model shape, data fingerprint, losses per step, final ranks."""
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    started: str = ""
+    """UTC, ISO 8601."""
+    seconds: float = 0.0
+    """Wall time of the whole cell."""
+    schema_version: int = SCHEMA_VERSION

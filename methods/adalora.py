@@ -1,0 +1,227 @@
+"""AdaLoRA: adaptive budget allocation (Zhang et al. 2023, https://arxiv.org/abs/2303.10512).
+
+The change of a weight is P diag(lambda) Q with P [out, r], lambda [r], Q [r, in] (equation 3). Each triplet (a column of
+P, an entry of lambda, a row of Q) gets an importance from smoothed sensitivity times uncertainty (equations 8 to 11); a
+cubic schedule (equation 12, Algorithm 1) shrinks a budget that all layers share. As in the authors' code the
+orthogonality penalty is the mean Frobenius norm over all P and Q, and the change is scaled by alpha / r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from methods.anatomy import Anatomy, Projection, anatomy_of
+from methods.base import Attached, Count, Method, whole, within
+from methods.errors import MethodError
+from methods.low_rank import (
+    Branch,
+    LowRank,
+    LowRankAttached,
+    attach_branches,
+    check_rank,
+    fold_into_weight,
+    restore_branches,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adalora(Method):
+    """AdaLoRA with ``rank`` triplets a projection on average at the end of its schedule."""
+
+    name: ClassVar[str] = "adalora"
+    identity: ClassVar[bool] = True
+    mergeable: ClassVar[bool] = True
+
+    total_steps: int
+    """Optimiser steps of the whole training (T); the schedule is laid out over them."""
+    rank: int = 8
+    start_rank: int | None = None
+    """Rank of each projection at the start; None for 1.5 times ``rank`` (section 4.1 of the paper)."""
+    initial_steps: int | None = None
+    """Steps at the full budget (t_i); None for a tenth of ``total_steps``."""
+    final_steps: int | None = None
+    """Steps at the final budget (t_f); None for three tenths."""
+    interval: int = 1
+    """Steps between two allocations while the budget shrinks (delta T)."""
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("q", "v")
+    penalty_weight: float = 0.5
+    """Weight of the orthogonality penalty (gamma)."""
+    beta1: float = 0.85
+    beta2: float = 0.85
+
+    def __post_init__(self) -> None:
+        whole(self.rank, "rank")
+        whole(self.total_steps, "total_steps")
+        whole(self.interval, "interval")
+        whole(self.start, "start_rank", self.rank)
+        within(self.beta1, "beta1", 0.0, 1.0)
+        within(self.beta2, "beta2", 0.0, 1.0)
+        if self.begin < 0 or self.begin >= self.end:
+            raise MethodError(
+                f"adalora needs initial_steps + final_steps below total_steps, not {self.begin} + "
+                f"{self.total_steps - self.end} of {self.total_steps}"
+            )
+        object.__setattr__(self, "targets", tuple(self.targets))
+
+    @property
+    def size(self) -> int:
+        return self.rank
+
+    @property
+    def start(self) -> int:
+        return -(-3 * self.rank // 2) if self.start_rank is None else self.start_rank
+
+    @property
+    def begin(self) -> int:
+        """The step after which the budget shrinks."""
+        return self.total_steps // 10 if self.initial_steps is None else self.initial_steps
+
+    @property
+    def end(self) -> int:
+        """The step at which the budget has reached its target."""
+        return self.total_steps - (3 * self.total_steps // 10 if self.final_steps is None else self.final_steps)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.start
+
+    def budget(self, step: int, projections: int) -> int:
+        """Triplets that all projections together may keep after ``step`` (equation 12)."""
+        first, last = self.start * projections, self.rank * projections
+        if step <= self.begin:
+            return first
+        if step >= self.end:
+            return last
+        left = 1.0 - (step - self.begin) / (self.end - self.begin)
+        return int(last + (first - last) * left**3)
+
+    def allocates(self, step: int) -> bool:
+        """Whether triplets are pruned after ``step``."""
+        return step >= self.end or (step > self.begin and step % self.interval == 0)
+
+    def projections(self, model: PreTrainedModel) -> list[Projection]:
+        return anatomy_of(model).projections(model, self.targets)
+
+    def check(self, model: PreTrainedModel) -> Anatomy:
+        check_rank(self.start, self.projections(model))
+        return anatomy_of(model)
+
+    def count(self, model: PreTrainedModel) -> Count:
+        """Shipped, lambda is folded into B, and the budget decides the sum over ranks: exact where widths are equal."""
+        projections = self.projections(model)
+        trained = sum(self.start * (p.in_features + p.out_features + 1) for p in projections)
+        return Count(trained=trained, shipped=sum(self.rank * (p.in_features + p.out_features) for p in projections))
+
+    def attach(self, model: PreTrainedModel) -> Attached:
+        self.check(model)
+
+        def branch(projection: Projection, base: nn.Module) -> Triplets:
+            like = {"device": next(base.parameters()).device, "dtype": model.dtype}
+            return Triplets(projection, self.start, self.scale, **like)
+
+        return AdaloraAttached(self, model, attach_branches(model, self.projections(model), branch))
+
+    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
+
+
+class Triplets(nn.Module):
+    """scale * ((x Q^T) * lambda) P^T; lambda starts at zero."""
+
+    def __init__(self, projection: Projection, rank: int, scale: float, **like: Any) -> None:
+        super().__init__()
+        self.P = nn.Parameter(torch.empty(projection.out_features, rank, **like).normal_(std=0.02))
+        self.lam = nn.Parameter(torch.zeros(rank, **like))
+        self.Q = nn.Parameter(torch.empty(rank, projection.in_features, **like).normal_(std=0.02))
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(functional.linear(x, self.Q) * self.lam, self.P)
+
+    def folded(self, keep: Tensor) -> Branch:
+        """The kept triplets as a LoRA branch: A = Q, B = P diag(lambda)."""
+        b = (self.P * self.lam)[:, keep]
+        return Branch(self.Q[keep].detach().clone(), b.detach().clone(), self.scale)
+
+
+class Importance:
+    """Smoothed |w g| of one tensor, times its smoothed deviation (equations 9 to 11)."""
+
+    def __init__(self, parameter: nn.Parameter, beta1: float, beta2: float) -> None:
+        self.parameter = parameter
+        self.beta1, self.beta2 = beta1, beta2
+        self.sensitivity = torch.zeros_like(parameter)
+        self.uncertainty = torch.zeros_like(parameter)
+
+    def update(self) -> None:
+        """Takes in the gradient of this step."""
+        if self.parameter.grad is None:
+            return
+        now = (self.parameter.detach() * self.parameter.grad).abs()
+        self.sensitivity.lerp_(now, 1.0 - self.beta1)
+        self.uncertainty.lerp_((now - self.sensitivity).abs(), 1.0 - self.beta2)
+
+    def score(self) -> Tensor:
+        return self.sensitivity * self.uncertainty
+
+
+class AdaloraAttached(LowRankAttached):
+    """Triplets inside a model while they train; plain LoRA branches once `serve` was called."""
+
+    method: Adalora
+
+    def __init__(self, method: Adalora, model: PreTrainedModel, wrappers: Mapping[str, LowRank]) -> None:
+        super().__init__(method, model, wrappers, fold_into_weight)
+        self.triplets = [cast(Triplets, branch) for _, branch in self.branches()]
+        self.importance = [
+            tuple(Importance(p, method.beta1, method.beta2) for p in (t.P, t.lam, t.Q)) for t in self.triplets
+        ]
+        self.keep = [torch.ones_like(t.lam, dtype=torch.bool) for t in self.triplets]
+
+    def penalty(self) -> Tensor:
+        """gamma times the mean of ||P^T P - I|| and ||Q Q^T - I|| over all projections."""
+        identity = torch.eye(self.method.start, device=self.triplets[0].P.device)
+        norms = [
+            torch.linalg.matrix_norm(gram.float() - identity)
+            for t in self.triplets
+            for gram in (t.P.t() @ t.P, t.Q @ t.Q.t())
+        ]
+        return self.method.penalty_weight * torch.stack(norms).mean()
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        for tensors in self.importance:
+            for tensor in tensors:
+                tensor.update()
+        if self.method.allocates(step):
+            self._allocate(self.method.budget(step, len(self.triplets)))
+
+    def _allocate(self, budget: int) -> None:
+        """Keeps the ``budget`` most important triplets of all projections and sets lambda of the others to zero."""
+        scores = torch.cat([lam.score() + p.score().mean(0) + q.score().mean(1) for p, lam, q in self.importance])
+        keep = torch.zeros_like(scores, dtype=torch.bool)
+        keep[scores.topk(budget).indices] = True
+        self.keep = list(keep.split(self.method.start))
+        for triplets, kept in zip(self.triplets, self.keep, strict=True):
+            triplets.lam.masked_fill_(~kept, 0.0)
+
+    def ranks(self) -> dict[str, int]:
+        """Rank of each projection now, by label."""
+        return {p.label: int(kept.sum()) for (p, _), kept in zip(self.branches(), self.keep, strict=True)}
+
+    def serve(self) -> None:
+        if not self.triplets:
+            return
+        folded = iter([t.folded(kept) for t, kept in zip(self.triplets, self.keep, strict=True)])
+        for wrapper in self.wrappers.values():
+            wrapper.branches = nn.ModuleList([next(folded) for _ in wrapper.branches])
+        self.triplets, self.importance = [], []
+        super().serve()

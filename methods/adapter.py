@@ -1,0 +1,158 @@
+"""Bottleneck adapters (Houlsby et al. 2019, https://arxiv.org/abs/1902.00751, section 2.1).
+
+After a sublayer's output projection and before the residual sum, x becomes x + up(act(down(x))), where up starts at zero.
+``houlsby`` places one after attention and one after the feed-forward, ``pfeiffer`` only the second (Pfeiffer et al. 2021,
+https://arxiv.org/abs/2005.00247). ``skip_layers`` leaves the first layers without one (AdapterDrop, Rücklé et al. 2021,
+https://arxiv.org/abs/2010.11918).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+
+from methods.anatomy import Anatomy, anatomy_of
+from methods.base import Attached, Count, Method, expect, freeze, whole
+from methods.errors import MethodError
+
+
+class Placement(StrEnum):
+    """Which sublayers get an adapter."""
+
+    HOULSBY = "houlsby"
+    PFEIFFER = "pfeiffer"
+
+
+SUBLAYERS = {Placement.HOULSBY: {"attention": "o", "feed_forward": "down"}, Placement.PFEIFFER: {"feed_forward": "down"}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter(Method):
+    """Adapters of width ``bottleneck``."""
+
+    name: ClassVar[str] = "adapter"
+    identity: ClassVar[bool] = True
+
+    bottleneck: int = 16
+    placement: Placement = Placement.HOULSBY
+    skip_layers: int = 0
+    """Number of first layers without adapters (AdapterDrop)."""
+    activation: str = "gelu"
+
+    def __post_init__(self) -> None:
+        whole(self.bottleneck, "bottleneck")
+        whole(self.skip_layers, "skip_layers", 0)
+        if self.activation not in ACT2FN:
+            raise MethodError(f"activation '{self.activation}' is unknown; use one of {', '.join(sorted(ACT2FN))}")
+        object.__setattr__(self, "placement", Placement(self.placement))
+
+    @property
+    def size(self) -> int:
+        return self.bottleneck
+
+    def places(self, model: PreTrainedModel) -> dict[str, str]:
+        """Stable name of each adapter (``3.attention``) and the path of the output projection that it follows."""
+        anatomy = anatomy_of(model)
+        return {
+            f"{layer}.{sublayer}": path
+            for sublayer, role in SUBLAYERS[self.placement].items()
+            for layer, path in enumerate(anatomy.outputs(role))
+            if layer >= self.skip_layers
+        }
+
+    def check(self, model: PreTrainedModel) -> Anatomy:
+        anatomy = anatomy_of(model)
+        if self.bottleneck > anatomy.hidden_size:
+            raise MethodError(f"bottleneck {self.bottleneck} is larger than the hidden size {anatomy.hidden_size}")
+        if self.skip_layers >= len(anatomy.layers):
+            raise MethodError(f"skip_layers {self.skip_layers} leaves no layer of {len(anatomy.layers)} with an adapter")
+        return anatomy
+
+    def count(self, model: PreTrainedModel) -> Count:
+        d, b = anatomy_of(model).hidden_size, self.bottleneck
+        count = len(self.places(model)) * (2 * d * b + d + b)
+        return Count(trained=count, shipped=count)
+
+    def attach(self, model: PreTrainedModel) -> Attached:
+        hidden_size = self.check(model).hidden_size
+        freeze(model)
+        return AdapterAttached(
+            self,
+            model,
+            {
+                name: (path, Bottleneck(model.get_submodule(path), hidden_size, self.bottleneck, self.activation, model))
+                for name, path in self.places(model).items()
+            },
+        )
+
+    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        attached = self.attach(model)
+        own = attached.trained()
+        try:
+            expect(shipped, {name: tuple(parameter.shape) for name, parameter in own.items()}, self.name)
+        except MethodError:
+            attached.detach()
+            raise
+        for name, parameter in own.items():
+            parameter.data.copy_(shipped[name])
+        attached.serve()
+        return attached
+
+
+class Bottleneck(nn.Module):
+    """An output projection followed by an adapter: y + up(act(down(y))) with y = base(x)."""
+
+    def __init__(self, base: nn.Module, hidden_size: int, bottleneck: int, activation: str, model: PreTrainedModel) -> None:
+        super().__init__()
+        like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
+        self.base = base
+        self.down = nn.Linear(hidden_size, bottleneck, **like)
+        self.up = nn.Linear(bottleneck, hidden_size, **like)
+        self.activation = ACT2FN[activation]
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., d_in] to [..., d]."""
+        y: Tensor = self.base(x)
+        return y + self.up(self.activation(self.down(y)))
+
+
+class AdapterAttached(Attached):
+    """Adapters inside a model."""
+
+    def __init__(self, method: Adapter, model: PreTrainedModel, places: Mapping[str, tuple[str, Bottleneck]]) -> None:
+        self.method = method
+        self.model = model
+        self.places = dict(places)
+        for path, bottleneck in self.places.values():
+            bottleneck.train(model.training)
+            model.set_submodule(path, bottleneck)
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{name}.{part}.{kind}": parameter
+            for name, (_, bottleneck) in self.places.items()
+            for part, module in (("down", bottleneck.down), ("up", bottleneck.up))
+            for kind, parameter in module.named_parameters()
+        }
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self._parameters().items() if parameter.requires_grad}
+
+    def shipped(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self._parameters().items()}
+
+    def serve(self) -> None:
+        for parameter in self._parameters().values():
+            parameter.requires_grad_(False)
+
+    def detach(self) -> None:
+        for path, bottleneck in self.places.values():
+            self.model.set_submodule(path, bottleneck.base)

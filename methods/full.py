@@ -1,0 +1,70 @@
+"""Full fine-tuning: every weight trains, and a checkpoint is a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from methods.anatomy import Anatomy, anatomy_of
+from methods.base import Attached, Count, Method, expect
+from methods.errors import MethodError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full(Method):
+    """Every parameter of the model trains; any family will do."""
+
+    name: ClassVar[str] = "full"
+    identity: ClassVar[bool] = True
+
+    @property
+    def size(self) -> None:
+        return None
+
+    def check(self, model: PreTrainedModel) -> Anatomy:
+        return anatomy_of(model)
+
+    def count(self, model: PreTrainedModel) -> Count:
+        count = sum(parameter.numel() for parameter in model.parameters())
+        return Count(trained=count, shipped=count)
+
+    def attach(self, model: PreTrainedModel) -> Attached:
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        return FullAttached(self, model)
+
+    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        own = dict(model.named_parameters())
+        expect(shipped, {name: tuple(parameter.shape) for name, parameter in own.items()}, self.name)
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(shipped[name])
+                parameter.requires_grad_(False)
+        return FullAttached(self, model)
+
+
+class FullAttached(Attached):
+    """The model itself."""
+
+    def __init__(self, method: Full, model: PreTrainedModel) -> None:
+        self.method = method
+        self.model = model
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+
+    def shipped(self) -> dict[str, Tensor]:
+        # named_parameters yields tied weights once, as a file should hold them
+        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+
+    def serve(self) -> None:
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+
+    def detach(self) -> None:
+        raise MethodError("full fine-tuning can't be detached: it changed the base weights; load them anew")

@@ -1,0 +1,196 @@
+"""Low-rank branches beside a frozen linear map: what LoRA, AdaLoRA and QLoRA have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from methods.anatomy import Projection
+from methods.base import Attached, Method, expect, freeze
+from methods.errors import MethodError
+
+Fold = Callable[[nn.Module, Projection, Tensor], None]
+"""Adds delta [out, in] to one projection's share of a base module's weight."""
+
+
+class Branch(nn.Module):
+    """scale * (x A^T) B^T, with A [r, in] and B [out, r]."""
+
+    def __init__(self, a: Tensor, b: Tensor, scale: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.A = nn.Parameter(a)
+        self.B = nn.Parameter(b)
+        self.scale = scale
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] to [..., out], not scaled: the caller fuses the scale into its addition."""
+        if self.dropout and self.training:
+            x = functional.dropout(x, self.dropout)
+        return functional.linear(functional.linear(x, self.A), self.B)
+
+    def delta(self) -> Tensor:
+        """The change of the weight [out, in], in float32."""
+        return self.scale * (self.B.float() @ self.A.float())
+
+
+class LowRank(nn.Module):
+    """A linear module with low-rank branches beside it: y = base(x) + sum of the branches, each on its own share of y."""
+
+    def __init__(self, base: nn.Module, projections: Sequence[Projection], branches: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.base = base
+        self.projections = tuple(projections)
+        self.branches = nn.ModuleList(branches)
+        self.fused = projections[0].parts > 1
+        # Autograd refuses in-place work on views of what a custom function returned, as quantised layers do.
+        self.copies = type(base) not in (nn.Linear, Conv1D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        if not self.fused:
+            branch = self.branches[0]
+            return torch.add(y, branch(x), alpha=cast(float, branch.scale))
+        if self.copies:
+            y = y.clone()
+        for projection, branch in zip(self.projections, self.branches, strict=True):
+            # y is fresh from the base, and no linear map needs its own output for the backward pass.
+            projection.pick(y).add_(projection.shape(branch(x)), alpha=cast(float, branch.scale))
+        return y
+
+
+class LowRankAttached(Attached):
+    """Low-rank branches inside a model, one `LowRank` in place of each target module."""
+
+    def __init__(
+        self, method: Method, model: PreTrainedModel, wrappers: Mapping[str, LowRank], fold: Fold
+    ) -> None:
+        self.method = method
+        self.model = model
+        self.wrappers = dict(wrappers)
+        self.fold = fold
+        self.merged = False
+        for path, wrapper in self.wrappers.items():
+            wrapper.train(model.training)
+            model.set_submodule(path, wrapper)
+
+    def branches(self) -> list[tuple[Projection, nn.Module]]:
+        """Every projection with its branch."""
+        return [
+            (projection, branch)
+            for wrapper in self.wrappers.values()
+            for projection, branch in zip(wrapper.projections, wrapper.branches, strict=True)
+        ]
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{projection.label}.{name}": parameter
+            for projection, branch in self.branches()
+            for name, parameter in branch.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def shipped(self) -> dict[str, Tensor]:
+        return {
+            f"{projection.label}.{name}": parameter.detach()
+            for projection, branch in self.branches()
+            for name, parameter in branch.named_parameters()
+        }
+
+    def resident(self) -> dict[str, Tensor]:
+        return {} if self.merged else self.shipped()
+
+    def serve(self) -> None:
+        for parameter in self.trained().values():
+            parameter.requires_grad_(False)
+
+    def merge(self) -> None:
+        self.serve()
+        with torch.no_grad():
+            for wrapper in self.wrappers.values():
+                for projection, branch in zip(wrapper.projections, wrapper.branches, strict=True):
+                    self.fold(wrapper.base, projection, cast(Branch, branch).delta())
+        self._unwrap()
+        self.merged = True
+
+    def detach(self) -> None:
+        if self.merged:
+            raise MethodError(f"a merged {self.method.name} can't be detached: the base weights were changed; load them anew")
+        self._unwrap()
+
+    def _unwrap(self) -> None:
+        for path, wrapper in self.wrappers.items():
+            self.model.set_submodule(path, wrapper.base)
+
+
+def attach_branches(
+    model: PreTrainedModel,
+    projections: Sequence[Projection],
+    branch: Callable[[Projection, nn.Module], nn.Module],
+) -> dict[str, LowRank]:
+    """Freezes the model and builds the wrappers, one a module, without putting them in."""
+    freeze(model)
+    by_path: dict[str, list[Projection]] = {}
+    for projection in projections:
+        by_path.setdefault(projection.path, []).append(projection)
+    return {
+        path: LowRank(base := model.get_submodule(path), parts, [branch(part, base) for part in parts])
+        for path, parts in by_path.items()
+    }
+
+
+def restore_branches(
+    method: Method,
+    model: PreTrainedModel,
+    projections: Sequence[Projection],
+    shipped: Mapping[str, Tensor],
+    scale: float,
+    fold: Fold,
+) -> LowRankAttached:
+    """Wrappers in serving form from ``label.A`` [r, in] and ``label.B`` [out, r]; ranks may differ, rank 0 needs none.
+
+    Raises:
+        MethodError: the tensors do not fit.
+    """
+    # The rank is the checkpoint's (AdaLoRA's differ from layer to layer), the other sizes are the model's.
+    shapes: dict[str, tuple[int, ...]] = {}
+    for projection in projections:
+        rank = shipped[f"{projection.label}.A"].shape[0] if f"{projection.label}.A" in shipped else 0
+        shapes[f"{projection.label}.A"] = (rank, projection.in_features)
+        shapes[f"{projection.label}.B"] = (projection.out_features, rank)
+    expect(shipped, shapes, method.name)
+
+    def branch(projection: Projection, base: nn.Module) -> Branch:
+        like = {"device": next(base.parameters()).device, "dtype": model.dtype}
+        return Branch(shipped[f"{projection.label}.A"].to(**like), shipped[f"{projection.label}.B"].to(**like), scale)
+
+    attached = LowRankAttached(method, model, attach_branches(model, projections, branch), fold)
+    attached.serve()
+    return attached
+
+
+def check_rank(rank: int, projections: Sequence[Projection]) -> None:
+    """Refuses a rank that is larger than a layer.
+
+    Raises:
+        MethodError: naming the layer and the largest rank it takes.
+    """
+    for projection in projections:
+        most = min(projection.in_features, projection.out_features)
+        if rank > most:
+            shape = f"{projection.in_features} x {projection.out_features}"
+            raise MethodError(f"rank {rank} is larger than layer {projection.path} ({shape}); use at most {most}")
+
+
+def fold_into_weight(base: nn.Module, projection: Projection, delta: Tensor) -> None:
+    """W += delta on one projection's rows, added in float32 and rounded once to the weight's dtype."""
+    weight = cast(nn.Parameter, base.weight).data
+    rows = weight.t() if isinstance(base, Conv1D) else weight  # Conv1D stores [in, out]
+    view = rows.unflatten(0, (projection.groups, projection.parts, -1))[:, projection.part]
+    view.copy_(view.float() + delta.unflatten(0, (projection.groups, -1)))

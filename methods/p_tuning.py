@@ -1,0 +1,122 @@
+"""P-tuning v1 (Liu et al. 2021, https://arxiv.org/abs/2103.10385, section 3.2): an encoder makes the prompt vectors.
+
+k placeholder embeddings go through a bidirectional LSTM of two layers and an MLP of two (or, as the later variants have
+it, through an MLP of three alone). The encoder is run once when training ends and dropped; k x d numbers are shipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from methods.anatomy import model_device
+from methods.base import Attached, Count, Method, freeze, whole
+from methods.prompt_tuning import PromptAttached, embedding_size, restore_prompt
+
+
+class Encoder(StrEnum):
+    """What maps placeholders to prompt vectors."""
+
+    LSTM = "lstm"
+    MLP = "mlp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PTuning(Method):
+    """``num_virtual_tokens`` vectors made by an encoder of width ``encoder_hidden_size``."""
+
+    name: ClassVar[str] = "p_tuning"
+    identity: ClassVar[bool] = False
+
+    num_virtual_tokens: int = 20
+    encoder: Encoder = Encoder.LSTM
+    encoder_hidden_size: int | None = None
+    """h; None for d / 2, so that both directions together are d wide, as in the authors' code."""
+
+    def __post_init__(self) -> None:
+        whole(self.num_virtual_tokens, "num_virtual_tokens")
+        if self.encoder_hidden_size is not None:
+            whole(self.encoder_hidden_size, "encoder_hidden_size")
+        object.__setattr__(self, "encoder", Encoder(self.encoder))
+
+    @property
+    def size(self) -> int:
+        return self.num_virtual_tokens
+
+    @property
+    def virtual_tokens(self) -> int:
+        return self.num_virtual_tokens
+
+    def width(self, model: PreTrainedModel) -> int:
+        """h for this model."""
+        return self.encoder_hidden_size or max(1, embedding_size(model) // 2)
+
+    def count(self, model: PreTrainedModel) -> Count:
+        k, d, h = self.num_virtual_tokens, embedding_size(model), self.width(model)
+        if self.encoder is Encoder.LSTM:
+            # four gates, two biases each, two directions; the second layer reads both directions of the first
+            lstm = 2 * 4 * h * (d + h + 2) + 2 * 4 * h * (2 * h + h + 2)
+            mlp = 2 * h * (2 * h) + 2 * h + 2 * h * d + d
+            encoder = lstm + mlp
+        else:
+            encoder = d * h + h + h * h + h + h * d + d
+        return Count(trained=k * d + encoder, shipped=k * d)
+
+    def attach(self, model: PreTrainedModel) -> Attached:
+        self.check(model)
+        freeze(model)
+        encoder = PromptEncoder(self, embedding_size(model), self.width(model), model_device(model), model.dtype)
+        return PTuningAttached(self, model, encoder)
+
+    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        return restore_prompt(self, model, shipped)
+
+
+class PromptEncoder(nn.Module):
+    """k placeholders [k, d] to prompt vectors [k, d]."""
+
+    def __init__(self, method: PTuning, d: int, h: int, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        like: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.placeholders = nn.Parameter(torch.randn(method.num_virtual_tokens, d, **like))
+        self.lstm: nn.LSTM | None = None
+        if method.encoder is Encoder.LSTM:
+            self.lstm = nn.LSTM(d, h, num_layers=2, bidirectional=True, batch_first=True, **like)
+            self.mlp = nn.Sequential(nn.Linear(2 * h, 2 * h, **like), nn.ReLU(), nn.Linear(2 * h, d, **like))
+        else:
+            self.mlp = nn.Sequential(
+                nn.Linear(d, h, **like), nn.ReLU(), nn.Linear(h, h, **like), nn.ReLU(), nn.Linear(h, d, **like)
+            )
+
+    def forward(self) -> Tensor:
+        hidden = self.placeholders if self.lstm is None else self.lstm(self.placeholders)[0]
+        vectors: Tensor = self.mlp(hidden)
+        return vectors
+
+
+class PTuningAttached(PromptAttached):
+    """The encoder runs at every step until `serve`, then its last output stands in its place."""
+
+    def __init__(self, method: PTuning, model: PreTrainedModel, encoder: PromptEncoder) -> None:
+        self.encoder: PromptEncoder | None = encoder
+        super().__init__(method, model, encoder.placeholders)
+
+    def vectors(self) -> Tensor:
+        if self.encoder is None:
+            return self.prompt
+        vectors: Tensor = self.encoder()
+        return vectors
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {} if self.encoder is None else dict(self.encoder.named_parameters())
+
+    def serve(self) -> None:
+        if self.encoder is not None:
+            self.prompt = nn.Parameter(self.vectors().detach(), requires_grad=False)
+            self.encoder = None

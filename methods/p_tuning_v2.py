@@ -1,0 +1,103 @@
+"""P-tuning v2 as deep prompts (Liu et al. 2022, https://arxiv.org/abs/2110.07602, section 3.2 and figure 2).
+
+A tensor [L, k, d] is trained: layer l's own k vectors stand in front of the real tokens' hidden states and replace what
+layer l-1 made of its own. Every layer attends over and feeds forward k + T positions at prefill, and caches k + T. (The
+authors' code trains a prefix of keys and values instead, which is `methods.prefix_tuning`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from methods.anatomy import anatomy_of, model_device
+from methods.base import Attached, Count, Method, expect, freeze, whole
+from methods.prompt_tuning import embedding_size
+from methods.virtual import VirtualTokens, prepend_embeddings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PTuningV2(Method):
+    """``num_virtual_tokens`` vectors of the hidden size for every layer."""
+
+    name: ClassVar[str] = "p_tuning_v2"
+    identity: ClassVar[bool] = False
+
+    num_virtual_tokens: int = 20
+    init_std: float = 0.02
+    """Standard deviation of the normal distribution that the vectors start from."""
+
+    def __post_init__(self) -> None:
+        whole(self.num_virtual_tokens, "num_virtual_tokens")
+
+    @property
+    def size(self) -> int:
+        return self.num_virtual_tokens
+
+    @property
+    def virtual_tokens(self) -> int:
+        return self.num_virtual_tokens
+
+    def shape(self, model: PreTrainedModel) -> tuple[int, int, int]:
+        """(L, k, d)."""
+        anatomy = anatomy_of(model)
+        return len(anatomy.layers), self.num_virtual_tokens, anatomy.hidden_size
+
+    def count(self, model: PreTrainedModel) -> Count:
+        layers, k, d = self.shape(model)
+        return Count(trained=layers * k * d, shipped=layers * k * d)
+
+    def attach(self, model: PreTrainedModel) -> Attached:
+        self.check(model)
+        freeze(model)
+        start = torch.empty(self.shape(model), device=model_device(model), dtype=model.dtype).normal_(std=self.init_std)
+        return DeepPromptAttached(self, model, nn.Parameter(start))
+
+    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        expect(shipped, {"prompts": self.shape(model)}, self.name)
+        freeze(model)
+        prompts = shipped["prompts"].to(device=model_device(model), dtype=model.dtype)
+        attached = DeepPromptAttached(self, model, nn.Parameter(prompts))
+        attached.serve()
+        return attached
+
+
+class DeepPromptAttached(Attached):
+    """A hook on the model makes room for k positions, one on each layer puts that layer's vectors there."""
+
+    def __init__(self, method: PTuningV2, model: PreTrainedModel, prompts: nn.Parameter) -> None:
+        self.method = method
+        self.model = model
+        self.prompts = prompts
+        # What stands in the room before layer 0 never reaches a result: layer 0 replaces it as every layer does.
+        room = torch.zeros(method.num_virtual_tokens, embedding_size(model), device=prompts.device, dtype=prompts.dtype)
+        self.tokens = VirtualTokens(model, method.num_virtual_tokens, prepend_embeddings(model, lambda: room))
+        for index, path in enumerate(anatomy_of(model).layers):
+            self.tokens.handles.append(model.get_submodule(path).register_forward_pre_hook(self._replacing(index)))
+
+    def _replacing(self, layer: int) -> Any:
+        def replace(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            if not self.tokens.prefilling:
+                return None
+            hidden: Tensor = args[0]  # [B, k + T, d]
+            own = self.prompts[layer].expand(hidden.shape[0], -1, -1)
+            return (torch.cat([own, hidden[:, own.shape[1] :]], dim=1), *args[1:])
+
+        return replace
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {"prompts": self.prompts} if self.prompts.requires_grad else {}
+
+    def shipped(self) -> dict[str, Tensor]:
+        return {"prompts": self.prompts.detach()}
+
+    def serve(self) -> None:
+        self.prompts.requires_grad_(False)
+
+    def detach(self) -> None:
+        self.tokens.remove()

@@ -1,0 +1,130 @@
+"""Prefix tuning (Li & Liang 2021, https://arxiv.org/abs/2101.00190, section 4): trained keys and values in every layer.
+
+A tensor [L, 2, k, d_kv] stands in front of each layer's own keys and values. The prefix has no queries and no
+feed-forward: the query length stays T, the cache is k + T long. With ``reparametrise`` an MLP makes the tensor from a
+smaller one during training (section 4.3) and is dropped when it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from methods.anatomy import Anatomy, anatomy_of, model_device
+from methods.base import Attached, Count, Method, expect, freeze, whole
+from methods.virtual import VirtualTokens, fill_cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixTuning(Method):
+    """``num_virtual_tokens`` keys and values a layer."""
+
+    name: ClassVar[str] = "prefix_tuning"
+    identity: ClassVar[bool] = False  # even a zero prefix takes softmax weight
+
+    num_virtual_tokens: int = 20
+    reparametrise: bool = False
+    encoder_hidden_size: int | None = None
+    """Width of the reparametrising MLP; None for d_kv."""
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        whole(self.num_virtual_tokens, "num_virtual_tokens")
+        if self.encoder_hidden_size is not None:
+            whole(self.encoder_hidden_size, "encoder_hidden_size")
+
+    @property
+    def size(self) -> int:
+        return self.num_virtual_tokens
+
+    @property
+    def virtual_tokens(self) -> int:
+        return self.num_virtual_tokens
+
+    def shape(self, model: PreTrainedModel) -> tuple[int, int, int, int]:
+        """(L, 2, k, d_kv)."""
+        anatomy = anatomy_of(model)
+        return len(anatomy.layers), 2, self.num_virtual_tokens, anatomy.kv_size
+
+    def count(self, model: PreTrainedModel) -> Count:
+        layers, _, k, d = self.shape(model)
+        flat = 2 * layers * k * d
+        if not self.reparametrise:
+            return Count(trained=flat, shipped=flat)
+        h = self.encoder_hidden_size or d
+        return Count(trained=k * d + d * h + h + h * 2 * layers * d + 2 * layers * d, shipped=flat)
+
+    def attach(self, model: PreTrainedModel) -> Attached:
+        self.check(model)
+        freeze(model)
+        like: dict[str, Any] = {"device": model_device(model), "dtype": model.dtype}
+        if self.reparametrise:
+            source: nn.Module = ReparametrisedPrefix(self, self.shape(model), like)
+        else:
+            source = FlatPrefix(torch.empty(self.shape(model), **like).normal_(std=self.init_std))
+        return PrefixAttached(self, model, source)
+
+    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        expect(shipped, {"prefix": self.shape(model)}, self.name)
+        freeze(model)
+        attached = PrefixAttached(self, model, FlatPrefix(shipped["prefix"].to(device=model_device(model), dtype=model.dtype)))
+        attached.serve()
+        return attached
+
+
+class FlatPrefix(nn.Module):
+    """The prefix itself, [L, 2, k, d_kv]."""
+
+    def __init__(self, prefix: Tensor) -> None:
+        super().__init__()
+        self.prefix = nn.Parameter(prefix)
+
+    def forward(self) -> Tensor:
+        return self.prefix
+
+
+class ReparametrisedPrefix(nn.Module):
+    """k embeddings [k, d_kv] through an MLP to [L, 2, k, d_kv]."""
+
+    def __init__(self, method: PrefixTuning, shape: tuple[int, int, int, int], like: dict[str, Any]) -> None:
+        super().__init__()
+        layers, _, k, d = shape
+        h = method.encoder_hidden_size or d
+        self.shape = shape
+        self.embedding = nn.Parameter(torch.randn(k, d, **like))
+        self.mlp = nn.Sequential(nn.Linear(d, h, **like), nn.Tanh(), nn.Linear(h, 2 * layers * d, **like))
+
+    def forward(self) -> Tensor:
+        layers, two, k, d = self.shape
+        flat: Tensor = self.mlp(self.embedding)  # [k, L * 2 * d_kv]
+        return flat.view(k, layers, two, d).permute(1, 2, 0, 3)
+
+
+class PrefixAttached(Attached):
+    """A prefix that fills each empty cache."""
+
+    def __init__(self, method: PrefixTuning, model: PreTrainedModel, source: nn.Module) -> None:
+        self.method = method
+        self.model = model
+        self.source = source
+        anatomy: Anatomy = anatomy_of(model)
+        prefill = fill_cache(model, lambda: self.source(), anatomy.kv_heads)
+        self.tokens = VirtualTokens(model, method.num_virtual_tokens, prefill)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.source.named_parameters() if parameter.requires_grad}
+
+    def shipped(self) -> dict[str, Tensor]:
+        return {"prefix": self.source().detach()}
+
+    def serve(self) -> None:
+        self.source = FlatPrefix(self.source().detach().contiguous())
+        self.source.requires_grad_(False)
+
+    def detach(self) -> None:
+        self.tokens.remove()

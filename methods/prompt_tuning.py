@@ -1,0 +1,115 @@
+"""Prompt tuning (Lester et al. 2021, https://arxiv.org/abs/2104.08691): k trained vectors in front of the input embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from methods.anatomy import anatomy_of, model_device
+from methods.base import Attached, Count, Method, expect, freeze, whole
+from methods.virtual import VirtualTokens, prepend_embeddings
+
+
+class Init(StrEnum):
+    """Where the vectors start (section 3.2 of the paper)."""
+
+    VOCABULARY = "vocabulary"
+    """Embeddings of tokens drawn at random."""
+    RANDOM = "random"
+    """Uniform in [-0.5, 0.5]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTuning(Method):
+    """``num_virtual_tokens`` independent vectors of the hidden size."""
+
+    name: ClassVar[str] = "prompt_tuning"
+    identity: ClassVar[bool] = False
+
+    num_virtual_tokens: int = 20
+    init: Init = Init.VOCABULARY
+
+    def __post_init__(self) -> None:
+        whole(self.num_virtual_tokens, "num_virtual_tokens")
+        object.__setattr__(self, "init", Init(self.init))
+
+    @property
+    def size(self) -> int:
+        return self.num_virtual_tokens
+
+    @property
+    def virtual_tokens(self) -> int:
+        return self.num_virtual_tokens
+
+    def count(self, model: PreTrainedModel) -> Count:
+        count = self.num_virtual_tokens * embedding_size(model)
+        return Count(trained=count, shipped=count)
+
+    def attach(self, model: PreTrainedModel) -> Attached:
+        self.check(model)
+        freeze(model)
+        return PromptAttached(self, model, nn.Parameter(self._start(model)))
+
+    def _start(self, model: PreTrainedModel) -> Tensor:
+        embeddings = model.get_input_embeddings()
+        device = model_device(model)
+        if self.init is Init.RANDOM:
+            return torch.empty(self.num_virtual_tokens, embedding_size(model), device=device, dtype=model.dtype).uniform_(-0.5, 0.5)
+        ids = torch.randint(int(embeddings.weight.shape[0]), (self.num_virtual_tokens,), device=device)
+        with torch.no_grad():
+            return embeddings(ids).clone()
+
+    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        return restore_prompt(self, model, shipped)
+
+
+def embedding_size(model: PreTrainedModel) -> int:
+    """Width of the input embeddings: the hidden size, but for OPT-350m, which projects them up."""
+    return int(model.get_input_embeddings().weight.shape[1])
+
+
+def restore_prompt(method: Method, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> PromptAttached:
+    """The serving form of a prompt [k, d] read from a checkpoint.
+
+    Raises:
+        MethodError: the tensor is missing or of another shape.
+    """
+    anatomy_of(model)
+    expect(shipped, {"prompt": (method.virtual_tokens, embedding_size(model))}, method.name)
+    freeze(model)
+    prompt = shipped["prompt"].to(device=model_device(model), dtype=model.dtype)
+    attached = PromptAttached(method, model, nn.Parameter(prompt))
+    attached.serve()
+    return attached
+
+
+class PromptAttached(Attached):
+    """Vectors in front of the input."""
+
+    def __init__(self, method: Method, model: PreTrainedModel, prompt: nn.Parameter) -> None:
+        self.method = method
+        self.model = model
+        self.prompt = prompt
+        self.tokens = VirtualTokens(model, method.virtual_tokens, prepend_embeddings(model, self.vectors))
+
+    def vectors(self) -> Tensor:
+        """The prompt [k, d]."""
+        return self.prompt
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {"prompt": self.prompt} if self.prompt.requires_grad else {}
+
+    def shipped(self) -> dict[str, Tensor]:
+        return {"prompt": self.vectors().detach()}
+
+    def serve(self) -> None:
+        self.prompt.requires_grad_(False)
+
+    def detach(self) -> None:
+        self.tokens.remove()
