@@ -1,7 +1,7 @@
 """What a cell is and what it leaves behind.
 
-Standard library only: the parent process, the tables and whoever reads the JSON elsewhere need nothing more. All figures
-are in base units (seconds, bytes, tokens, parameters); scaling happens when a table is printed.
+Standard library only: the parent process, the tables and whoever reads the JSON elsewhere need nothing more. All
+figures are in base units (seconds, bytes, tokens, parameters); scaling happens when a table is printed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 SCHEMA_VERSION = 1
 
@@ -21,6 +21,9 @@ UNMERGED = "unmerged"
 MERGED = "merged"
 AA = "aa"
 """The four arms. The first three are states that a table shows; ``aa`` is a second control, timed against the first."""
+
+STRICT = {"extra": "forbid"}
+"""How records are validated on reading: an unknown key is an error, not something to pass over."""
 
 
 class Status(StrEnum):
@@ -36,6 +39,8 @@ class Status(StrEnum):
 @dataclass(frozen=True)
 class Cell:
     """One point of a sweep: everything that its figures depend on, resolved."""
+
+    __pydantic_config__: ClassVar = STRICT
 
     method: str
     """Name of the method, as in ``conf/method``."""
@@ -62,6 +67,8 @@ class Cell:
 class Reading:
     """One figure of one state, at one workload point where the figure depends on it."""
 
+    __pydantic_config__: ClassVar = STRICT
+
     figure: str
     value: float | int
     state: str
@@ -74,6 +81,8 @@ class Reading:
 class Missing:
     """A figure that could not be had, and why. Never recorded as 0 or -1."""
 
+    __pydantic_config__: ClassVar = STRICT
+
     figure: str
     """The figure's name, or ``*`` for a whole state."""
     state: str
@@ -83,6 +92,8 @@ class Missing:
 @dataclass(frozen=True)
 class Pairs:
     """Raw samples: adjacent timed blocks of the control and of one arm, in one process."""
+
+    __pydantic_config__: ClassVar = STRICT
 
     process: int
     """Which replicate process (0, 1, ...)."""
@@ -99,11 +110,15 @@ class Pairs:
     """Seconds per step of the arm's block of each pair."""
     control_first: tuple[bool, ...]
     """Which of the two came first in each pair."""
+    shared_weights: bool
+    """Whether the arms shared one set of weights, because copies did not fit."""
 
 
 @dataclass(frozen=True)
 class Record:
     """What a cell left behind."""
+
+    __pydantic_config__: ClassVar = STRICT
 
     cell_id: str
     study: str

@@ -1,8 +1,8 @@
 """AdaLoRA: adaptive budget allocation (Zhang et al. 2023, https://arxiv.org/abs/2303.10512).
 
-The change of a weight is P diag(lambda) Q with P [out, r], lambda [r], Q [r, in] (equation 3). Each triplet (a column of
-P, an entry of lambda, a row of Q) gets an importance from smoothed sensitivity times uncertainty (equations 8 to 11); a
-cubic schedule (equation 12, Algorithm 1) shrinks a budget that all layers share. As in the authors' code the
+The change of a weight is P diag(lambda) Q with P [out, r], lambda [r], Q [r, in] (equation 3). Each triplet (a column
+of P, an entry of lambda, a row of Q) gets an importance from smoothed sensitivity times uncertainty (equations 8 to 11);
+a cubic schedule (equation 12, Algorithm 1) shrinks a budget that all layers share. As in the authors' code the
 orthogonality penalty is the mean Frobenius norm over all P and Q, and the change is scaled by alpha / r.
 """
 
@@ -216,6 +216,9 @@ class AdaloraAttached(LowRankAttached):
     def ranks(self) -> dict[str, int]:
         """Rank of each projection now, by label."""
         return {p.label: int(kept.sum()) for (p, _), kept in zip(self.branches(), self.keep, strict=True)}
+
+    def facts(self) -> dict[str, object]:
+        return {"ranks": self.ranks()}
 
     def serve(self) -> None:
         if not self.triplets:

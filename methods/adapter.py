@@ -1,9 +1,9 @@
 """Bottleneck adapters (Houlsby et al. 2019, https://arxiv.org/abs/1902.00751, section 2.1).
 
-After a sublayer's output projection and before the residual sum, x becomes x + up(act(down(x))), where up starts at zero.
-``houlsby`` places one after attention and one after the feed-forward, ``pfeiffer`` only the second (Pfeiffer et al. 2021,
-https://arxiv.org/abs/2005.00247). ``skip_layers`` leaves the first layers without one (AdapterDrop, Rücklé et al. 2021,
-https://arxiv.org/abs/2010.11918).
+After a sublayer's output projection and before the residual sum, x becomes x + up(act(down(x))), up starting at zero.
+``houlsby`` places one after attention and one after the feed-forward, ``pfeiffer`` only the second (Pfeiffer et al.
+2021, https://arxiv.org/abs/2005.00247). ``skip_layers`` leaves the first layers without one (AdapterDrop, Rücklé et al.
+2021, https://arxiv.org/abs/2010.11918).
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from methods.errors import MethodError
 class Placement(StrEnum):
     """Which sublayers get an adapter."""
 
-    HOULSBY = "houlsby"
-    PFEIFFER = "pfeiffer"
+    houlsby = "houlsby"
+    pfeiffer = "pfeiffer"
 
 
-SUBLAYERS = {Placement.HOULSBY: {"attention": "o", "feed_forward": "down"}, Placement.PFEIFFER: {"feed_forward": "down"}}
+SUBLAYERS = {
+    Placement.houlsby: {"attention": "o", "feed_forward": "down"},
+    Placement.pfeiffer: {"feed_forward": "down"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class Adapter(Method):
     identity: ClassVar[bool] = True
 
     bottleneck: int = 16
-    placement: Placement = Placement.HOULSBY
+    placement: Placement = Placement.houlsby
     skip_layers: int = 0
     """Number of first layers without adapters (AdapterDrop)."""
     activation: str = "gelu"
@@ -71,7 +74,9 @@ class Adapter(Method):
         if self.bottleneck > anatomy.hidden_size:
             raise MethodError(f"bottleneck {self.bottleneck} is larger than the hidden size {anatomy.hidden_size}")
         if self.skip_layers >= len(anatomy.layers):
-            raise MethodError(f"skip_layers {self.skip_layers} leaves no layer of {len(anatomy.layers)} with an adapter")
+            raise MethodError(
+                f"skip_layers {self.skip_layers} leaves no layer of {len(anatomy.layers)} with an adapter"
+            )
         return anatomy
 
     def count(self, model: PreTrainedModel) -> Count:
@@ -86,7 +91,10 @@ class Adapter(Method):
             self,
             model,
             {
-                name: (path, Bottleneck(model.get_submodule(path), hidden_size, self.bottleneck, self.activation, model))
+                name: (
+                    path,
+                    Bottleneck(model.get_submodule(path), hidden_size, self.bottleneck, self.activation, model),
+                )
                 for name, path in self.places(model).items()
             },
         )
@@ -108,7 +116,9 @@ class Adapter(Method):
 class Bottleneck(nn.Module):
     """An output projection followed by an adapter: y + up(act(down(y))) with y = base(x)."""
 
-    def __init__(self, base: nn.Module, hidden_size: int, bottleneck: int, activation: str, model: PreTrainedModel) -> None:
+    def __init__(
+        self, base: nn.Module, hidden_size: int, bottleneck: int, activation: str, model: PreTrainedModel
+    ) -> None:
         super().__init__()
         like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
         self.base = base
@@ -121,7 +131,8 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., d_in] to [..., d]."""
         y: Tensor = self.base(x)
-        return y + self.up(self.activation(self.down(y)))
+        increment: Tensor = self.up(self.activation(self.down(y)))
+        return y + increment
 
 
 class AdapterAttached(Attached):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -115,11 +116,13 @@ class Projection:
 
     def pick(self, y: Tensor) -> Tensor:
         """View of this projection's share of ``y`` [..., all parts], shaped [..., groups, size]."""
-        return y.unflatten(-1, (self.groups, self.parts, -1))[..., self.part, :]
+        parts: Tensor = y.unflatten(-1, (self.groups, self.parts, -1))
+        return parts[..., self.part, :]
 
     def shape(self, delta: Tensor) -> Tensor:
         """``delta`` [..., out_features] in the shape that `pick` gives, [..., groups, size]."""
-        return delta.unflatten(-1, (self.groups, -1))
+        shaped: Tensor = delta.unflatten(-1, (self.groups, -1))
+        return shaped
 
     @property
     def label(self) -> str:
@@ -158,8 +161,14 @@ class Anatomy:
         first = [p for p in found if p.layer == 0]
         for one in first:
             for other in first:
-                if one is not other and one.path == other.path and (one.part == other.part or 1 in (one.parts, other.parts)):
-                    raise MethodError(f"targets {list(targets)}: {one.role} and {other.role} name the same weights; keep one")
+                if (
+                    one is not other
+                    and one.path == other.path
+                    and (one.part == other.part or 1 in (one.parts, other.parts))
+                ):
+                    raise MethodError(
+                        f"targets {list(targets)}: {one.role} and {other.role} name the same weights; keep one"
+                    )
         return found
 
     def _roles(self, target: str) -> Sequence[str]:
@@ -229,11 +238,21 @@ def _family_of(model: PreTrainedModel) -> Family:
         lost = sorted({slot.path for slot in family.slots.values()} - names)
         if not lost:
             return family
-        partial.append(f"{family.layers} is there (as in {family.name}) but in a layer these are missing: {', '.join(lost)}")
+        partial.append(
+            f"{family.layers} is there (as in {family.name}) but in a layer these are missing: {', '.join(lost)}"
+        )
     kind = type(model).__name__
     looked = ", ".join(family.layers for family in FAMILIES)
     detail = "; ".join(partial) or f"looked for {looked}"
-    raise MethodError(f"{kind} is of no known model family: {detail}; a family is added in methods/anatomy.py (FAMILIES)")
+    raise MethodError(
+        f"{kind} is of no known model family: {detail}; a family is added in methods/anatomy.py (FAMILIES)"
+    )
+
+
+def embedding_shape(model: PreTrainedModel) -> tuple[int, int]:
+    """(tokens, width) of the input embeddings; the width is the hidden size but for OPT-350m, which projects it up."""
+    rows, columns = cast(Tensor, model.get_input_embeddings().weight).shape
+    return rows, columns
 
 
 def model_device(model: nn.Module) -> torch.device:

@@ -31,7 +31,7 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """Settings of one method. Subclasses are frozen dataclasses, one a file, and check themselves in ``__post_init__``."""
+    """Settings of one method. Subclasses are frozen dataclasses, one a file, that check their values themselves."""
 
     name: ClassVar[str]
     identity: ClassVar[bool]
@@ -85,7 +85,7 @@ class Method(ABC):
         known = {field.name for field in dataclasses.fields(cls)}
         if surplus := sorted(set(settings) - known):
             raise MethodError(f"{cls.name} knows no setting {', '.join(surplus)}")
-        return cls(**settings)  # type: ignore[arg-type]  # each class checks its own values
+        return cls(**settings)  # each class checks its own values
 
 
 class Attached(ABC):
@@ -96,7 +96,7 @@ class Attached(ABC):
 
     @abstractmethod
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that training changes, by stable name; empty once `serve` was called or a checkpoint loaded."""
+        """The parameters that training changes, by stable name; none after `serve` or from a checkpoint."""
 
     @abstractmethod
     def shipped(self) -> dict[str, Tensor]:
@@ -106,14 +106,18 @@ class Attached(ABC):
         """What stays in memory at inference because of the method: by default what was shipped."""
         return self.shipped()
 
+    def facts(self) -> dict[str, object]:
+        """What a record should say about the trained form besides its parameters, such as final ranks."""
+        return {}
+
     def penalty(self) -> Tensor | None:
         """A scalar that the training loss adds, None where the method has none."""
         return None
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int) -> None:  # noqa: B027  # most methods have nothing to do then
         """Called after ``optimizer.step()`` number ``step`` (from 1), while gradients are still there."""
 
-    def serve(self) -> None:
+    def serve(self) -> None:  # noqa: B027
         """Turns the trained form into the serving form: encoders are run once and dropped, pruned ranks removed."""
 
     def merge(self) -> None:
@@ -122,7 +126,7 @@ class Attached(ABC):
         Raises:
             MethodError: the method can't be merged.
         """
-        raise MethodError(f"{self.method.name} can't be merged: it is not a change of the base weights")
+        raise MethodError(f"{self.method.name} has no merged form")
 
     @abstractmethod
     def detach(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -41,10 +40,13 @@ class Full(Method):
     def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         own = dict(model.named_parameters())
         expect(shipped, {name: tuple(parameter.shape) for name, parameter in own.items()}, self.name)
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(shipped[name])
-                parameter.requires_grad_(False)
+        for name, parameter in own.items():
+            path, _, leaf = name.rpartition(".")
+            # A new parameter, because another model may share the old one's storage; and a copy, because tensors of a
+            # file lie in memory as in the file, not aligned as matrix products like them.
+            tensor = shipped[name].to(device=parameter.device, dtype=parameter.dtype, copy=True)
+            setattr(model.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=False))
+        model.tie_weights()
         return FullAttached(self, model)
 
 

@@ -1,7 +1,7 @@
 """LoRA: low-rank adaptation of large language models (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
 
-W x becomes W x + (alpha / r) B A x with A [r, in] drawn at random and B [out, r] zero (section 4.1). With ``rslora`` the
-factor is alpha / sqrt(r) (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+W x becomes W x + (alpha / r) B A x with A [r, in] drawn at random and B [out, r] zero (section 4.1). With ``rslora``
+the factor is alpha / sqrt(r) (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
 """
 
 from __future__ import annotations

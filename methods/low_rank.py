@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Branch(nn.Module):
 
 
 class LowRank(nn.Module):
-    """A linear module with low-rank branches beside it: y = base(x) + sum of the branches, each on its own share of y."""
+    """A linear module with low-rank branches beside it, each adding to its own share of y = base(x)."""
 
     def __init__(self, base: nn.Module, projections: Sequence[Projection], branches: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -68,9 +68,7 @@ class LowRank(nn.Module):
 class LowRankAttached(Attached):
     """Low-rank branches inside a model, one `LowRank` in place of each target module."""
 
-    def __init__(
-        self, method: Method, model: PreTrainedModel, wrappers: Mapping[str, LowRank], fold: Fold
-    ) -> None:
+    def __init__(self, method: Method, model: PreTrainedModel, wrappers: Mapping[str, LowRank], fold: Fold) -> None:
         self.method = method
         self.model = model
         self.wrappers = dict(wrappers)
@@ -121,7 +119,9 @@ class LowRankAttached(Attached):
 
     def detach(self) -> None:
         if self.merged:
-            raise MethodError(f"a merged {self.method.name} can't be detached: the base weights were changed; load them anew")
+            raise MethodError(
+                f"a merged {self.method.name} can't be detached: the base weights were changed; load them anew"
+            )
         self._unwrap()
 
     def _unwrap(self) -> None:
@@ -167,7 +167,7 @@ def restore_branches(
     expect(shipped, shapes, method.name)
 
     def branch(projection: Projection, base: nn.Module) -> Branch:
-        like = {"device": next(base.parameters()).device, "dtype": model.dtype}
+        like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
         return Branch(shipped[f"{projection.label}.A"].to(**like), shipped[f"{projection.label}.B"].to(**like), scale)
 
     attached = LowRankAttached(method, model, attach_branches(model, projections, branch), fold)
@@ -189,8 +189,12 @@ def check_rank(rank: int, projections: Sequence[Projection]) -> None:
 
 
 def fold_into_weight(base: nn.Module, projection: Projection, delta: Tensor) -> None:
-    """W += delta on one projection's rows, added in float32 and rounded once to the weight's dtype."""
-    weight = cast(nn.Parameter, base.weight).data
+    """W + delta on one projection's rows, added in float32 and rounded once to the weight's dtype.
+
+    The sum becomes a new parameter of ``base``: another model may share the old one's storage.
+    """
+    weight = cast(nn.Parameter, base.weight).detach().clone()
     rows = weight.t() if isinstance(base, Conv1D) else weight  # Conv1D stores [in, out]
     view = rows.unflatten(0, (projection.groups, projection.parts, -1))[:, projection.part]
     view.copy_(view.float() + delta.unflatten(0, (projection.groups, -1)))
+    base.weight = nn.Parameter(weight, requires_grad=False)

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import model_device
+from methods.anatomy import embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze, whole
-from methods.prompt_tuning import PromptAttached, embedding_size, restore_prompt
+from methods.prompt_tuning import PromptAttached, restore_prompt
 
 
 class Encoder(StrEnum):
     """What maps placeholders to prompt vectors."""
 
-    LSTM = "lstm"
-    MLP = "mlp"
+    lstm = "lstm"
+    mlp = "mlp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class PTuning(Method):
     identity: ClassVar[bool] = False
 
     num_virtual_tokens: int = 20
-    encoder: Encoder = Encoder.LSTM
+    encoder: Encoder = Encoder.lstm
     encoder_hidden_size: int | None = None
     """h; None for d / 2, so that both directions together are d wide, as in the authors' code."""
 
@@ -55,11 +55,11 @@ class PTuning(Method):
 
     def width(self, model: PreTrainedModel) -> int:
         """h for this model."""
-        return self.encoder_hidden_size or max(1, embedding_size(model) // 2)
+        return self.encoder_hidden_size or max(1, embedding_shape(model)[1] // 2)
 
     def count(self, model: PreTrainedModel) -> Count:
-        k, d, h = self.num_virtual_tokens, embedding_size(model), self.width(model)
-        if self.encoder is Encoder.LSTM:
+        k, d, h = self.num_virtual_tokens, embedding_shape(model)[1], self.width(model)
+        if self.encoder is Encoder.lstm:
             # four gates, two biases each, two directions; the second layer reads both directions of the first
             lstm = 2 * 4 * h * (d + h + 2) + 2 * 4 * h * (2 * h + h + 2)
             mlp = 2 * h * (2 * h) + 2 * h + 2 * h * d + d
@@ -71,7 +71,7 @@ class PTuning(Method):
     def attach(self, model: PreTrainedModel) -> Attached:
         self.check(model)
         freeze(model)
-        encoder = PromptEncoder(self, embedding_size(model), self.width(model), model_device(model), model.dtype)
+        encoder = PromptEncoder(self, embedding_shape(model)[1], self.width(model), model_device(model), model.dtype)
         return PTuningAttached(self, model, encoder)
 
     def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
@@ -86,7 +86,7 @@ class PromptEncoder(nn.Module):
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         self.placeholders = nn.Parameter(torch.randn(method.num_virtual_tokens, d, **like))
         self.lstm: nn.LSTM | None = None
-        if method.encoder is Encoder.LSTM:
+        if method.encoder is Encoder.lstm:
             self.lstm = nn.LSTM(d, h, num_layers=2, bidirectional=True, batch_first=True, **like)
             self.mlp = nn.Sequential(nn.Linear(2 * h, 2 * h, **like), nn.ReLU(), nn.Linear(2 * h, d, **like))
         else:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of, model_device
+from methods.anatomy import anatomy_of, embedding_shape, model_device
 from methods.base import Attached, Count, Method, expect, freeze, whole
-from methods.prompt_tuning import embedding_size
 from methods.virtual import VirtualTokens, prepend_embeddings
 
 
@@ -75,7 +74,9 @@ class DeepPromptAttached(Attached):
         self.model = model
         self.prompts = prompts
         # What stands in the room before layer 0 never reaches a result: layer 0 replaces it as every layer does.
-        room = torch.zeros(method.num_virtual_tokens, embedding_size(model), device=prompts.device, dtype=prompts.dtype)
+        room = torch.zeros(
+            method.num_virtual_tokens, embedding_shape(model)[1], device=prompts.device, dtype=prompts.dtype
+        )
         self.tokens = VirtualTokens(model, method.num_virtual_tokens, prepend_embeddings(model, lambda: room))
         for index, path in enumerate(anatomy_of(model).layers):
             self.tokens.handles.append(model.get_submodule(path).register_forward_pre_hook(self._replacing(index)))

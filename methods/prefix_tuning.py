@@ -72,7 +72,9 @@ class PrefixTuning(Method):
     def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         expect(shipped, {"prefix": self.shape(model)}, self.name)
         freeze(model)
-        attached = PrefixAttached(self, model, FlatPrefix(shipped["prefix"].to(device=model_device(model), dtype=model.dtype)))
+        attached = PrefixAttached(
+            self, model, FlatPrefix(shipped["prefix"].to(device=model_device(model), dtype=model.dtype))
+        )
         attached.serve()
         return attached
 
@@ -113,8 +115,13 @@ class PrefixAttached(Attached):
         self.model = model
         self.source = source
         anatomy: Anatomy = anatomy_of(model)
-        prefill = fill_cache(model, lambda: self.source(), anatomy.kv_heads)
+        prefill = fill_cache(model, self.keys_and_values, anatomy.kv_heads)
         self.tokens = VirtualTokens(model, method.num_virtual_tokens, prefill)
+
+    def keys_and_values(self) -> Tensor:
+        """The prefix [L, 2, k, d_kv]; `serve` changes where it comes from."""
+        prefix: Tensor = self.source()
+        return prefix
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in self.source.named_parameters() if parameter.requires_grad}

@@ -1,4 +1,4 @@
-"""Prompt tuning (Lester et al. 2021, https://arxiv.org/abs/2104.08691): k trained vectors in front of the input embeddings."""
+"""Prompt tuning (Lester et al. 2021, https://arxiv.org/abs/2104.08691): k trained vectors before the embeddings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of, model_device
+from methods.anatomy import anatomy_of, embedding_shape, model_device
 from methods.base import Attached, Count, Method, expect, freeze, whole
 from methods.virtual import VirtualTokens, prepend_embeddings
 
@@ -19,9 +19,9 @@ from methods.virtual import VirtualTokens, prepend_embeddings
 class Init(StrEnum):
     """Where the vectors start (section 3.2 of the paper)."""
 
-    VOCABULARY = "vocabulary"
+    vocabulary = "vocabulary"
     """Embeddings of tokens drawn at random."""
-    RANDOM = "random"
+    random = "random"
     """Uniform in [-0.5, 0.5]."""
 
 
@@ -33,7 +33,7 @@ class PromptTuning(Method):
     identity: ClassVar[bool] = False
 
     num_virtual_tokens: int = 20
-    init: Init = Init.VOCABULARY
+    init: Init = Init.vocabulary
 
     def __post_init__(self) -> None:
         whole(self.num_virtual_tokens, "num_virtual_tokens")
@@ -48,7 +48,7 @@ class PromptTuning(Method):
         return self.num_virtual_tokens
 
     def count(self, model: PreTrainedModel) -> Count:
-        count = self.num_virtual_tokens * embedding_size(model)
+        count = self.num_virtual_tokens * embedding_shape(model)[1]
         return Count(trained=count, shipped=count)
 
     def attach(self, model: PreTrainedModel) -> Attached:
@@ -59,19 +59,17 @@ class PromptTuning(Method):
     def _start(self, model: PreTrainedModel) -> Tensor:
         embeddings = model.get_input_embeddings()
         device = model_device(model)
-        if self.init is Init.RANDOM:
-            return torch.empty(self.num_virtual_tokens, embedding_size(model), device=device, dtype=model.dtype).uniform_(-0.5, 0.5)
-        ids = torch.randint(int(embeddings.weight.shape[0]), (self.num_virtual_tokens,), device=device)
+        if self.init is Init.random:
+            return torch.empty(
+                self.num_virtual_tokens, embedding_shape(model)[1], device=device, dtype=model.dtype
+            ).uniform_(-0.5, 0.5)
+        ids = torch.randint(embedding_shape(model)[0], (self.num_virtual_tokens,), device=device)
         with torch.no_grad():
-            return embeddings(ids).clone()
+            start: Tensor = embeddings(ids).clone()
+        return start
 
     def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         return restore_prompt(self, model, shipped)
-
-
-def embedding_size(model: PreTrainedModel) -> int:
-    """Width of the input embeddings: the hidden size, but for OPT-350m, which projects them up."""
-    return int(model.get_input_embeddings().weight.shape[1])
 
 
 def restore_prompt(method: Method, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> PromptAttached:
@@ -81,9 +79,9 @@ def restore_prompt(method: Method, model: PreTrainedModel, shipped: Mapping[str,
         MethodError: the tensor is missing or of another shape.
     """
     anatomy_of(model)
-    expect(shipped, {"prompt": (method.virtual_tokens, embedding_size(model))}, method.name)
+    expect(shipped, {"prompt": (method.virtual_tokens, embedding_shape(model)[1])}, method.name)
     freeze(model)
-    prompt = shipped["prompt"].to(device=model_device(model), dtype=model.dtype)
+    prompt = shipped["prompt"].to(device=model_device(model), dtype=model.dtype, copy=True)
     attached = PromptAttached(method, model, nn.Parameter(prompt))
     attached.serve()
     return attached

@@ -25,7 +25,7 @@ from methods.low_rank import restore_branches
 
 def _bitsandbytes() -> Any:
     try:
-        import bitsandbytes  # noqa: PLC0415  # heavy, and not to be had on every platform
+        import bitsandbytes  # heavy, and not to be had on every platform
     except ImportError as error:
         raise Unsupported(f"qlora needs bitsandbytes, which can't be imported: {error}") from error
     return bitsandbytes
@@ -53,9 +53,7 @@ class Qlora(Method):
     @property
     def lora(self) -> Lora:
         """The same settings without the quantisation."""
-        return Lora(
-            rank=self.rank, alpha=self.alpha, targets=self.targets, rslora=self.rslora, dropout=self.dropout
-        )
+        return Lora(rank=self.rank, alpha=self.alpha, targets=self.targets, rslora=self.rslora, dropout=self.dropout)
 
     @property
     def size(self) -> int:
@@ -80,7 +78,7 @@ class Qlora(Method):
 
 
 def quantise(model: PreTrainedModel, double_quantisation: bool) -> None:
-    """Replaces every linear layer of the decoder by an NF4 one, in place. The output head and embeddings stay as they are."""
+    """Replaces every linear layer of the decoder by an NF4 one, in place; embeddings and output head stay."""
     bnb = _bitsandbytes()
     for projection in anatomy_of(model).projections(model, [ALL_LINEAR]):
         base = model.get_submodule(projection.path)

@@ -56,7 +56,9 @@ class VirtualTokens:
         mask: Tensor | None = call.get("attention_mask")
         if mask is not None:
             if mask.ndim != 2:
-                raise MethodError(f"methods with virtual tokens need an attention mask [batch, length], not {tuple(mask.shape)}")
+                raise MethodError(
+                    f"methods with virtual tokens need an attention mask [batch, length], not {tuple(mask.shape)}"
+                )
             mask = torch.cat([mask.new_ones(mask.shape[0], self.count), mask], dim=1)
             call["attention_mask"] = mask
         if call.get("position_ids") is not None:
@@ -104,7 +106,9 @@ def prepend_embeddings(model: PreTrainedModel, vectors: Callable[[], Tensor]) ->
     return prefill
 
 
-def fill_cache(model: PreTrainedModel, keys_and_values: Callable[[], Tensor], heads: int) -> Callable[[Arguments], None]:
+def fill_cache(
+    model: PreTrainedModel, keys_and_values: Callable[[], Tensor], heads: int
+) -> Callable[[Arguments], None]:
     """A prefill that fills an empty cache with ``keys_and_values()`` [L, 2, k, d_kv], split over ``heads``."""
 
     def prefill(call: Arguments) -> None:

@@ -207,7 +207,9 @@ def test_merged_equals_unmerged(case: str, family: str) -> None:
     merged = logits(model, tokens())
     assert not torch.equal(merged, logits(build(family), tokens()))
     # a lossy merge rounds to 4 bits again: nearer than the untouched base, not equal
-    tolerance = {"atol": 0.5 * float(unmerged.std()), "rtol": 0.0} if method.lossy_merge else {"atol": 1e-4, "rtol": 1e-4}
+    tolerance = (
+        {"atol": 0.5 * float(unmerged.std()), "rtol": 0.0} if method.lossy_merge else {"atol": 1e-4, "rtol": 1e-4}
+    )
     assert (merged - unmerged).abs().mean() < tolerance["atol"] + tolerance["rtol"]
     if not method.lossy_merge:
         torch.testing.assert_close(merged, unmerged, **tolerance)

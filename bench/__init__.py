@@ -1,0 +1,1 @@
+"""The harness: cells in, records out, tables and verdicts from the records."""

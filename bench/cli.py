@@ -1,0 +1,65 @@
+"""The verbs of the command line. No logic: each verb composes, calls and prints."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.errors import UsageError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Benchmarks and compares parameter-efficient fine-tuning methods.",
+)
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Hydra overrides, such as method=lora method.rank=4 model=gpt2.", show_default=False),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what is recorded already.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list the cells, run none.")]
+
+
+@app.command()
+def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False) -> None:
+    """Measure one cell."""
+    from bench.config import compose_run
+    from bench.session import run_command
+
+    raise typer.Exit(run_command(compose_run(overrides or []), fresh=fresh, dry_run=dry_run))
+
+
+@app.command()
+def multirun(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False) -> None:
+    """Measure a grid of cells: study=default, or commas in overrides (method=lora,adapter method.rank=4,16)."""
+    from bench.config import compose_multirun
+    from bench.session import run_command
+
+    raise typer.Exit(run_command(compose_multirun(overrides or []), fresh=fresh, dry_run=dry_run))
+
+
+@app.command()
+def table(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Records or folders of records. [default: results]", show_default=False)
+    ] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="text, md, csv, latex or parquet.")] = "text",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; parquet needs one.")] = None,
+) -> None:
+    """Compare what was measured."""
+    from bench.session import table_command
+
+    raise typer.Exit(table_command(paths or [Path("results")], format, output))
+
+
+def main() -> None:
+    """Runs the command line; bad input ends with one line and status 2."""
+    try:
+        app()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201  # the one place that speaks to the person directly
+        raise SystemExit(2) from None

@@ -1,0 +1,44 @@
+"""The specification of a figure: what a column of the table means. Free of torch, for tables are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Unit(StrEnum):
+    """Base units: what is stored. Printing scales."""
+
+    PARAMETERS = "parameters"
+    BYTES = "bytes"
+    SECONDS = "seconds"
+    TOKENS_PER_SECOND = "tokens/s"
+    TOKENS = "tokens"
+    COUNT = "count"
+    FLOPS = "FLOPs"
+    RATIO = "ratio"
+    NATS = "nats"
+    BITS = "bits"
+    FRACTION = "fraction"
+
+
+class Better(StrEnum):
+    """Which way is better."""
+
+    LOWER = "lower"
+    HIGHER = "higher"
+    NEITHER = "neither"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure that a probe measures."""
+
+    name: str
+    """Column name in CSV and Parquet."""
+    label: str
+    """Header in printed tables."""
+    unit: Unit
+    better: Better
+    meaning: str
+    """One sentence."""

@@ -1,0 +1,28 @@
+"""What children hand back to the parent. Free of torch, for the parent is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.records import Cell, Missing, Reading
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checked cell; ``skip`` says why it can't be run though its settings are sound."""
+
+    cell: Cell
+    skip: str | None
+
+
+@dataclass
+class Findings:
+    """What the first child of a cell found."""
+
+    readings: list[Reading] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    states: list[str] = field(default_factory=list)
+    """States of the method that can be timed."""

@@ -1,0 +1,148 @@
+"""Records to one data frame: a row a cell, state and workload point. The public interface of CSV and Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench import stats
+from bench.probes import figures
+from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Record, Status
+
+IDENTITY = (
+    "cell", "study", "method", "implementation", "size", "model", "layers", "hidden_size",
+    "batch_size", "prompt_length", "dtype", "attention", "runtime", "device", "threads", "seed",
+    "train_batch_size", "train_length", "train_tokens", "torch", "machine",
+    "state", "status", "reason",
+)  # fmt: skip
+"""What a row is of. In the base model's rows ``method`` is ``control``, and ``cell`` says beside what it was timed."""
+
+BEFORE_AND_AFTER = ("loss", "bits_per_byte", "token_accuracy")
+"""Figures that have two columns, ``NAME_before`` (the base) and ``NAME_after`` (this state)."""
+
+SHARED_WITH_UNMERGED = (
+    "trained_parameters", "shipped_parameters", "checkpoint_bytes",
+    "train_peak_bytes", "train_weights_bytes", "train_gradients_bytes", "train_optimizer_state_bytes",
+    "train_other_bytes", "train_cuda_allocated_bytes", "train_cuda_reserved_bytes",
+    "train_tokens_per_second", "train_step_seconds",
+)  # fmt: skip
+"""Figures of the training, which a merged row shares with the unmerged one: they were trained once."""
+
+
+def columns() -> list[str]:
+    """All columns, in order."""
+    measured: list[str] = []
+    for name in figures():
+        measured.extend([f"{name}_before", f"{name}_after"] if name in BEFORE_AND_AFTER else [name])
+    return [*IDENTITY, *measured]
+
+
+def frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a cell, state and workload point; a missing figure is NaN."""
+    rows = [row for record in records for row in _rows(record)]
+    table = pd.DataFrame(rows, columns=columns())
+    for name in table.columns:
+        if name not in IDENTITY or name in ("size", "layers", "hidden_size", "batch_size", "prompt_length"):
+            table[name] = pd.to_numeric(table[name])
+    return table
+
+
+def _rows(record: Record) -> Iterator[dict[str, Any]]:
+    work = record.cell.config["workload"]
+    points = [(batch, length) for batch in work["batch_sizes"] for length in work["prompt_lengths"]]
+    for batch, length in points:
+        for state in states(record):
+            yield {
+                **_identity(record, state),
+                "batch_size": batch,
+                "prompt_length": length,
+                **_figures(record, state, batch, length),
+            }
+
+
+def states(record: Record) -> list[str]:
+    """States that get a row: those with a figure, and for a cell without any figure the one that was wanted."""
+    seen = [state for state in (CONTROL, UNMERGED, MERGED) if any(r.state == state for r in record.readings)]
+    absent = {missing.state for missing in record.missing if missing.figure == "*"}
+    return [state for state in seen if state not in absent] or [UNMERGED]
+
+
+def _identity(record: Record, state: str) -> dict[str, Any]:
+    config, cell = record.cell.config, record.cell
+    shape = record.facts.get("model", {})
+    control = state == CONTROL
+    return {
+        "cell": record.cell_id,
+        "study": record.study,
+        "method": CONTROL if control else cell.method,
+        "implementation": cell.implementation,
+        "size": None if control else cell.size,
+        "model": cell.model,
+        "layers": shape.get("layers"),
+        "hidden_size": shape.get("hidden_size"),
+        "dtype": config["model"]["dtype"],
+        "attention": config["model"]["attention"],
+        "runtime": config["runtime"]["name"],
+        "device": config["device"]["name"],
+        "threads": config["device"]["threads"],
+        "seed": config["seed"],
+        "train_batch_size": config["workload"]["train_batch_size"],
+        "train_length": config["workload"]["train_length"],
+        "train_tokens": record.facts.get("training", {}).get("tokens"),
+        "torch": record.versions.get("torch"),
+        "machine": record.machine.get("processor"),
+        "state": state,
+        "status": str(record.status),
+        "reason": record.reason,
+    }
+
+
+def _figures(record: Record, state: str, batch: int, length: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for reading in record.readings:
+        if reading.batch_size not in (None, batch) or reading.prompt_length not in (None, length):
+            continue
+        name, value = reading.figure, reading.value
+        if name in BEFORE_AND_AFTER:
+            if reading.state == CONTROL:
+                found[f"{name}_before"] = value
+            elif reading.state == state:
+                found[f"{name}_after"] = value
+        elif reading.state == state or (state == MERGED and reading.state == UNMERGED and name in SHARED_WITH_UNMERGED):
+            found[name] = value
+    return {**found, **_latency(record, state, batch, length)}
+
+
+def _latency(record: Record, state: str, batch: int, length: int) -> dict[str, Any]:
+    here = [p for p in record.pairs if (p.batch_size, p.prompt_length) == (batch, length)]
+    found: dict[str, Any] = {}
+    for phase in ("prefill", "decode"):
+        mine = [p for p in here if p.phase == phase and state in (p.arm, CONTROL)]
+        if not mine:
+            continue
+        found["processes"] = len({p.process for p in mine})
+        if state == CONTROL:
+            found |= {f"{phase}_seconds": stats.seconds([p.control_seconds for p in mine]), f"{phase}_ratio": 1.0}
+        else:
+            found |= _ratio_columns(phase, mine)
+    return found
+
+
+def _ratio_columns(phase: str, pairs: Sequence[Pairs]) -> Mapping[str, Any]:
+    ratio = stats.ratio([stats.log_ratio(p) for p in pairs])
+    return {
+        f"{phase}_seconds": stats.seconds([p.arm_seconds for p in pairs]),
+        f"{phase}_ratio": ratio.estimate,
+        f"{phase}_ratio_low": ratio.low,
+        f"{phase}_ratio_high": ratio.high,
+    }
+
+
+def reasons(record: Record, state: str) -> dict[str, str]:
+    """Why a figure of a state is missing, by figure; ``*`` speaks for the whole state or cell."""
+    found = {missing.figure: missing.reason for missing in record.missing if missing.state == state}
+    if record.status is not Status.OK and record.reason is not None:
+        found["*"] = f"{record.status}: {record.reason}"
+    return found

@@ -1,0 +1,1 @@
+"""Instruments that count what a model does, exactly and without a clock."""

@@ -1,0 +1,171 @@
+"""Child processes: one clean process a call, with a time limit, whose death is an outcome and not an exception.
+
+A `forkserver` with torch and transformers imported gives a process in a fraction of a second that has measured nothing
+before. Each child is the leader of its own session, so that it can be killed with everything it started, and it ends by
+itself when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from bench.records import Status
+
+PRELOAD = ("bench.preload",)
+Listen = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child ended."""
+
+    status: Status
+    value: Any = None
+    """What the function returned, where the status is ok."""
+    reason: str | None = None
+    """One line, where it is not."""
+    detail: str = ""
+    """Traceback or last output, for the record."""
+
+
+class Launcher:
+    """Starts children one at a time."""
+
+    def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(preload))
+
+    def call(self, function: str, *arguments: Any, limit_seconds: float, listen: Listen = str) -> Outcome:
+        """``function(*arguments, report)`` in a fresh process; what it reports goes to ``listen``.
+
+        ``function`` is ``package.module:name``: the child imports it, this process need not.
+        """
+        ours, theirs = self._context.Pipe()
+        with tempfile.TemporaryFile() as output:
+            # By path, not by descriptor: the forkserver shares none with us.
+            name = f"/proc/{os.getpid()}/fd/{output.fileno()}" if Path("/proc/self/fd").exists() else os.devnull
+            child = self._context.Process(target=_serve, args=(theirs, name, function, arguments))
+            child.start()
+            theirs.close()
+            try:
+                outcome = _await(child, ours, time.monotonic() + limit_seconds, limit_seconds, listen)
+            finally:
+                _kill(child)
+                ours.close()
+            if outcome.status is Status.OK or outcome.detail:
+                return outcome
+            output.seek(0)
+            tail = output.read()[-2000:].decode(errors="replace")
+            return Outcome(outcome.status, None, outcome.reason, tail)
+
+
+def _await(child: Any, pipe: Connection, deadline: float, limit: float, listen: Listen) -> Outcome:
+    killed_before = _oom_kills()
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return Outcome(Status.TIMEOUT, reason=f"took longer than {limit:g} s; raise time_limit")
+        ready = wait([pipe, child.sentinel], timeout=left)
+        if pipe in ready:
+            try:
+                kind, content = pipe.recv()
+            except (EOFError, ConnectionResetError):
+                child.join(5)
+                return _crashed(child.exitcode, killed_before)
+            if kind == "report":
+                listen(content)
+            else:
+                assert isinstance(content, Outcome)
+                return content
+        elif ready:
+            child.join()
+            return _crashed(child.exitcode, killed_before)
+
+
+def _crashed(code: int | None, killed_before: int) -> Outcome:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL and _oom_kills() > killed_before:
+            return Outcome(Status.OOM, reason="killed by the kernel: the machine ran out of memory")
+        return Outcome(Status.FAILED, reason=f"killed by signal {-code} ({name})")
+    return Outcome(Status.FAILED, reason=f"the process ended with status {code} and no result")
+
+
+def _oom_kills() -> int:
+    """How many processes the kernel has killed for memory since it started."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _kill(child: Any) -> None:
+    """Ends the child and whatever it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    if child.is_alive():
+        child.kill()
+    child.join()
+
+
+def _serve(pipe: Connection, output: str, function: str, arguments: Sequence[Any]) -> None:
+    """The child's main function."""
+    with contextlib.suppress(PermissionError):
+        os.setsid()
+    _redirect(output)
+    threading.Thread(target=_die_with_parent, args=(pipe,), daemon=True).start()
+    outcome = _run(function, [*arguments, lambda text: pipe.send(("report", text))])
+    try:
+        pipe.send(("outcome", outcome))
+    except Exception:  # what can't be pickled must not look like a crash
+        pipe.send(("outcome", Outcome(Status.FAILED, reason="the result can't be sent", detail=traceback.format_exc())))
+
+
+def _run(function: str, arguments: Sequence[Any]) -> Outcome:
+    try:
+        module, _, name = function.partition(":")
+        return Outcome(Status.OK, value=getattr(importlib.import_module(module), name)(*arguments))
+    except Exception as error:  # every failure of a cell is a record; the traceback is kept in it
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return Outcome(_status_of(error), reason=reason, detail=traceback.format_exc())
+
+
+def _status_of(error: Exception) -> Status:
+    # Matched by name, so that a child without torch (a test's) needs none.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    text = str(error)
+    if names & {"MemoryError", "OutOfMemoryError"} or "DefaultCPUAllocator: can't allocate memory" in text:
+        return Status.OOM
+    return Status.SKIPPED if "Unsupported" in names else Status.FAILED
+
+
+def _redirect(output: str) -> None:
+    """Libraries' chatter goes to a file of the parent's, whose end is kept if the child crashes."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _die_with_parent(pipe: Connection) -> None:
+    """Blocks until the parent's end of the pipe closes: it sends nothing, so anything that comes is its death."""
+    with contextlib.suppress(EOFError, OSError):
+        pipe.recv()
+    os._exit(1)

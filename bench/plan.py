@@ -1,0 +1,192 @@
+"""The typed reading of one cell's configuration, and the checks that need torch. Runs in child processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bench.config import HARNESS_KEYS, Device, DeviceType, Precision, Runtime, Workload
+from bench.errors import UsageError
+from bench.findings import Resolved
+from bench.instruments.timing import MOST_STEPS
+from bench.models import ModelError, skeleton
+from bench.records import Cell
+from bench.sources import DataConfig, ModelConfig
+from methods import Method, MethodError, Unsupported
+from methods.anatomy import Anatomy
+
+IMPLEMENTATION = "peft-verdict"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One cell, typed."""
+
+    method: Method
+    learning_rate: float
+    model: ModelConfig
+    data: DataConfig
+    workload: Workload
+    runtime: Runtime
+    device: Device
+    precision: Precision
+    seed: int
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device(self.device.type.value)
+
+    def points(self) -> list[tuple[int, int]]:
+        """(batch size, prompt length) of every workload point."""
+        return [(batch, length) for batch in self.workload.batch_sizes for length in self.workload.prompt_lengths]
+
+
+def read_plan(config: Mapping[str, Any]) -> Plan:
+    """Types and checks the plain configuration of a cell.
+
+    Raises:
+        UsageError: a value has the wrong type or lies outside its range, or a key is unknown.
+    """
+    method, rate = _build_method(config["method"])
+    return Plan(
+        method=method,
+        learning_rate=rate,
+        model=_typed(ModelConfig, config["model"], "model"),
+        data=_typed(DataConfig, config["data"], "data"),
+        workload=_typed(Workload, config["workload"], "workload"),
+        runtime=_typed(Runtime, config["runtime"], "runtime"),
+        device=_typed(Device, config["device"], "device"),
+        precision=_typed(Precision, config["precision"], "precision"),
+        seed=int(config["seed"]),
+    )
+
+
+def resolve(config: Mapping[str, Any]) -> Resolved:
+    """Checks everything about a cell that can be told without weights, and gives it its identity.
+
+    Raises:
+        UsageError: something that the person who typed the command should put right.
+    """
+    plan = read_plan(config)
+    _check_numbers(plan)
+    _check_device(plan)
+    cell = _identity(config, plan)
+    try:
+        model = skeleton(plan.model)
+        anatomy = plan.method.check(model)
+        _check_positions(plan, anatomy)
+    except Unsupported as reason:
+        return Resolved(cell, skip=str(reason))
+    except (ModelError, MethodError) as error:
+        raise UsageError(f"{plan.model.name}, {plan.method.name}: {error}") from error
+    return Resolved(cell, skip=None)
+
+
+def _identity(config: Mapping[str, Any], plan: Plan) -> Cell:
+    # defaults are spelt out, so that a setting given at its default value does not make another cell
+    full = {
+        "method": {**{key: config["method"][key] for key in HARNESS_KEYS}, **_plain(asdict(plan.method))},
+        **{key: value for key, value in config.items() if key != "method"},
+    }
+    return Cell(
+        method=plan.method.name,
+        implementation=IMPLEMENTATION,
+        size=plan.method.size,
+        model=plan.model.name,
+        config=full,
+    )
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+
+
+def _build_method(config: Mapping[str, Any]) -> tuple[Method, float]:
+    """The method's settings, checked against the fields of its class, and the harness's learning rate for it."""
+    try:
+        kind = get_class(config["_target_"])
+    except Exception as error:  # Hydra raises whatever the import raised
+        raise UsageError(f"method._target_: {' '.join(str(error).split())}") from error
+    settings = {key: value for key, value in config.items() if key not in HARNESS_KEYS}
+    try:
+        method = _merge(OmegaConf.structured(kind, flags={"readonly": False}), settings)
+    except (OmegaConfBaseException, MethodError) as error:
+        raise UsageError(f"method: {_first_line(error)}") from error
+    rate = config.get("learning_rate")
+    if not isinstance(rate, int | float) or not rate > 0:
+        raise UsageError(f"method.learning_rate must be a positive number, not {rate}")
+    return cast(Method, method), float(rate)
+
+
+def _typed(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    try:
+        return cast(T, _merge(OmegaConf.structured(kind), values))
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{where}: {_first_line(error)}") from error
+
+
+def _merge(schema: DictConfig, values: Mapping[str, Any]) -> Any:
+    return OmegaConf.to_object(OmegaConf.merge(schema, dict(values)))
+
+
+def _first_line(error: Exception) -> str:
+    key = getattr(error, "full_key", None)
+    text = str(error).split("\n", maxsplit=1)[0]
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def _check_numbers(plan: Plan) -> None:
+    work, precision = plan.workload, plan.precision
+    least = {
+        "workload.train_batch_size": (work.train_batch_size, 1),
+        "workload.train_length": (work.train_length, 2),
+        "workload.train_steps": (work.train_steps, 3),  # a first, a tracked and a timed one
+        "workload.held_out_sequences": (work.held_out_sequences, 1),
+        "workload.batch_sizes": (min(work.batch_sizes, default=0), 1),
+        "workload.prompt_lengths": (min(work.prompt_lengths, default=0), 1),
+        "precision.processes": (precision.processes, 1),
+        "precision.pairs": (precision.pairs, 1),
+        "precision.warmup_steps": (precision.warmup_steps, 1),
+        "precision.discarded_steps": (precision.discarded_steps, 0),
+        "device.threads": (1 if plan.device.threads is None else plan.device.threads, 1),
+    }
+    for key, (value, bound) in least.items():
+        if value < bound:
+            raise UsageError(f"{key} must be at least {bound}, not {value}")
+    if precision.block_seconds <= 0:
+        raise UsageError(f"precision.block_seconds must be positive, not {precision.block_seconds}")
+
+
+def _check_device(plan: Plan) -> None:
+    if plan.device.type is DeviceType.cuda and not torch.cuda.is_available():
+        raise UsageError("device=cuda: torch sees no CUDA device on this machine; use device=cpu")
+
+
+def _check_positions(plan: Plan, anatomy: Anatomy) -> None:
+    """Refuses sequences longer than the model's positions, and skips a method whose virtual tokens make them so."""
+    if anatomy.max_positions is None:
+        return
+    room = anatomy.max_positions
+    # a decode block grows the cache beyond the prompt
+    lengths = {
+        "workload.train_length": plan.workload.train_length,
+        "workload.prompt_lengths": max(plan.workload.prompt_lengths) + MOST_STEPS,
+    }
+    for key, length in lengths.items():
+        if length > room:
+            raise UsageError(
+                f"{key}: {length} positions are needed and {plan.model.name} has {room}; use a shorter one"
+            )
+        if length + plan.method.virtual_tokens > room:
+            raise Unsupported(
+                f"{plan.method.virtual_tokens} virtual tokens and {length} others do not fit the {room} positions "
+                f"of {plan.model.name}"
+            )

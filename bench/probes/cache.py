@@ -1,0 +1,53 @@
+"""The cache after prefill, read from the cache object, and the positions that each layer fed forward to fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from bench.figures import Better, Figure, Unit
+from bench.records import Missing, Reading
+from bench.subject import Stage, Subject
+
+FIGURES = (
+    Figure("cache_length", "cache", Unit.TOKENS, Better.LOWER, "Positions in the cache of a layer after prefill."),
+    Figure(
+        "cache_bytes", "cache size", Unit.BYTES, Better.LOWER, "Bytes of keys and values for one sequence, all layers."
+    ),
+    Figure(
+        "fed_positions",
+        "fed",
+        Unit.TOKENS,
+        Better.LOWER,
+        "Positions that the last decoder layer fed forward at prefill.",
+    ),
+)
+STAGES = frozenset({Stage.BASE, Stage.SERVED})
+
+
+def measure(subject: Subject) -> Iterator[Reading | Missing]:
+    """One prefill a workload point."""
+    import torch
+
+    from methods.anatomy import anatomy_of
+
+    seen: list[int] = []
+
+    def look(_module: Any, args: tuple[Any, ...]) -> None:
+        seen.append(args[0].shape[1])  # hidden states [B, positions, d]
+
+    last = subject.model.get_submodule(anatomy_of(subject.model).layers[-1])
+    for batch, length in subject.plan.points():
+        handle = last.register_forward_pre_hook(look)
+        try:
+            with torch.no_grad():
+                cache = subject.model(
+                    input_ids=subject.prompt(batch, length), use_cache=True, logits_to_keep=1
+                ).past_key_values
+        finally:
+            handle.remove()
+        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) // batch
+        yield Reading("cache_length", int(cache.get_seq_length()), subject.state, batch, length)
+        yield Reading("cache_bytes", size, subject.state, batch, length)
+        yield Reading("fed_positions", seen.pop(), subject.state, batch, length)

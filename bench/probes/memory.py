@@ -1,0 +1,42 @@
+"""Training memory: peak bytes of live tensors over one whole step after the first, split by category at that peak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.figures import Better, Figure, Unit
+from bench.records import Missing, Reading
+from bench.subject import Stage, Subject
+
+FIGURES = (
+    Figure(
+        "train_peak_bytes", "train mem", Unit.BYTES, Better.LOWER, "Peak bytes of live tensors over a training step."
+    ),
+    Figure("train_weights_bytes", "weights", Unit.BYTES, Better.LOWER, "Of these: weights, trained or not."),
+    Figure("train_gradients_bytes", "gradients", Unit.BYTES, Better.LOWER, "Of these: gradients alive at the peak."),
+    Figure("train_optimizer_state_bytes", "optimizer", Unit.BYTES, Better.LOWER, "Of these: optimiser state."),
+    Figure("train_other_bytes", "activations", Unit.BYTES, Better.LOWER, "Of these: activations and all else."),
+    Figure("train_cuda_allocated_bytes", "cuda alloc", Unit.BYTES, Better.LOWER, "CUDA's own peak of allocated bytes."),
+    Figure(
+        "train_cuda_reserved_bytes", "cuda reserved", Unit.BYTES, Better.LOWER, "CUDA's own peak of reserved bytes."
+    ),
+)
+STAGES = frozenset({Stage.TRAINING})
+
+
+def measure(subject: Subject) -> Iterator[Reading | Missing]:
+    """One tracked step, and on CUDA another for the allocator's own peaks."""
+    assert subject.trainer is not None
+    peak = subject.trainer.tracked_step()
+    yield Reading("train_peak_bytes", peak.total_bytes, subject.state)
+    yield Reading("train_weights_bytes", peak.weights_bytes, subject.state)
+    yield Reading("train_gradients_bytes", peak.gradients_bytes, subject.state)
+    yield Reading("train_optimizer_state_bytes", peak.optimizer_state_bytes, subject.state)
+    yield Reading("train_other_bytes", peak.other_bytes, subject.state)
+    cuda = ("train_cuda_allocated_bytes", "train_cuda_reserved_bytes")
+    if subject.device.type == "cuda":
+        for name, value in zip(cuda, subject.trainer.warmed_peak_bytes(), strict=True):
+            yield Reading(name, value, subject.state)
+    else:
+        for name in cuda:
+            yield Missing(name, subject.state, "not a CUDA device")

@@ -1,0 +1,60 @@
+"""Parameters: trained, shipped and resident are three numbers, and the checkpoint is a real file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.figures import Better, Figure, Unit
+from bench.records import CONTROL, MERGED, Missing, Reading
+from bench.subject import Stage, Subject
+
+FIGURES = (
+    Figure("trained_parameters", "trained", Unit.PARAMETERS, Better.LOWER, "Parameters that training changes."),
+    Figure("shipped_parameters", "shipped", Unit.PARAMETERS, Better.LOWER, "Parameters that the checkpoint holds."),
+    Figure(
+        "resident_parameters",
+        "resident",
+        Unit.PARAMETERS,
+        Better.LOWER,
+        "Parameters that the method keeps in memory at inference; full fine-tuning's are the model's own.",
+    ),
+    Figure(
+        "total_parameters",
+        "total",
+        Unit.PARAMETERS,
+        Better.NEITHER,
+        "Parameters of the base model and the method while training.",
+    ),
+    Figure("checkpoint_bytes", "file", Unit.BYTES, Better.LOWER, "Size of the checkpoint file on disk."),
+)
+STAGES = frozenset(Stage)
+
+
+def measure(subject: Subject) -> Iterator[Reading | Missing]:
+    """Counts of this stage."""
+    if subject.stage is Stage.BASE:
+        yield Reading("total_parameters", subject.base_parameters, CONTROL)
+        yield Reading("resident_parameters", 0, CONTROL)
+        return
+    assert subject.attached is not None
+    if subject.stage is Stage.TRAINING:
+        own = subject.attached.trained()
+        added = sum(p.numel() for p in own.values()) if not _is_base(subject) else 0
+        yield Reading("trained_parameters", sum(p.numel() for p in own.values()), subject.state)
+        yield Reading("total_parameters", subject.base_parameters + added, subject.state)
+        return
+    if subject.state == MERGED:
+        yield Reading("resident_parameters", 0, MERGED)
+        yield Reading("total_parameters", subject.base_parameters, MERGED)
+        return
+    assert subject.checkpoint is not None
+    yield Reading("shipped_parameters", sum(t.numel() for t in subject.attached.shipped().values()), subject.state)
+    yield Reading("resident_parameters", sum(t.numel() for t in subject.attached.resident().values()), subject.state)
+    yield Reading("checkpoint_bytes", subject.checkpoint.stat().st_size, subject.state)
+
+
+def _is_base(subject: Subject) -> bool:
+    """Whether what trains is the base itself, so that it must not be counted twice."""
+    assert subject.attached is not None
+    own = {id(parameter) for parameter in subject.attached.trained().values()}
+    return own == {id(parameter) for parameter in subject.model.parameters()}

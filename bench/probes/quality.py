@@ -1,0 +1,33 @@
+"""Quality on held-out text of the domain, before the training budget (the base) and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.figures import Better, Figure, Unit
+from bench.records import Missing, Reading
+from bench.subject import Stage, Subject
+
+FIGURES = (
+    Figure("loss", "loss", Unit.NATS, Better.LOWER, "Mean negative log-likelihood of a held-out token."),
+    Figure(
+        "bits_per_byte", "bits/byte", Unit.BITS, Better.LOWER, "The same in bits for each byte of the held-out text."
+    ),
+    Figure(
+        "token_accuracy", "accuracy", Unit.FRACTION, Better.HIGHER, "Held-out tokens that the model predicts first."
+    ),
+)
+STAGES = frozenset({Stage.BASE, Stage.SERVED})
+
+
+def measure(subject: Subject) -> Iterator[Reading | Missing]:
+    """Loss, bits per byte and accuracy of this state."""
+    from bench.metrics import evaluate_model
+
+    corpus = subject.corpus
+    quality = evaluate_model(
+        subject.model, corpus.held_out, corpus.held_out_bytes, subject.plan.workload.train_batch_size
+    )
+    yield Reading("loss", quality.loss, subject.state)
+    yield Reading("bits_per_byte", quality.bits_per_byte, subject.state)
+    yield Reading("token_accuracy", quality.token_accuracy, subject.state)

@@ -1,0 +1,48 @@
+"""Structure of one prefill and one decode step: what no noise can touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bench.figures import Better, Figure, Unit
+from bench.records import Missing, Reading
+from bench.subject import Stage, Subject
+
+MEANINGS = {
+    "operations": "Operations that compute something, in one {}.",
+    "matmuls": "Matrix products in one {}; attention is one.",
+    "chain": "Longest chain of dependent operations in one {}.",
+    "matmul_chain": "Longest chain of dependent matrix products in one {}.",
+    "flops": "Floating-point operations of the products in one {}.",
+}
+PHASES = {"prefill": "prefill", "decode": "decode step"}
+FIGURES = tuple(
+    Figure(
+        f"{phase}_{name}",
+        f"{phase} {name.replace('_', ' ')}",
+        Unit.FLOPS if name == "flops" else Unit.COUNT,
+        Better.LOWER,
+        meaning.format(PHASES[phase]),
+    )
+    for phase in PHASES
+    for name, meaning in MEANINGS.items()
+)
+STAGES = frozenset({Stage.BASE, Stage.SERVED})
+
+
+def measure(subject: Subject) -> Iterator[Reading | Missing]:
+    """Both phases at every workload point."""
+    import torch
+
+    from bench.instruments import timing
+    from bench.instruments.structure import StructureCounter
+
+    with torch.no_grad():
+        for batch, length in subject.plan.points():
+            for phase in PHASES:
+                steps = timing.PHASES[phase](subject.model, subject.prompt(batch, length))
+                with StructureCounter() as counter:
+                    steps.run(1)
+                result = counter.result()
+                for name in MEANINGS:
+                    yield Reading(f"{phase}_{name}", getattr(result, name), subject.state, batch, length)

@@ -1,0 +1,83 @@
+"""What a verb does once its arguments are read: the flow from cells to records to tables, on one screen."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import tables
+from bench.cell import Children
+from bench.config import Sweep
+from bench.errors import UsageError
+from bench.launch import Launcher
+from bench.progress import Progress
+from bench.store import Store, read_paths
+from bench.sweep import Summary, resolve_cells, run_sweep
+
+OK, VERDICT, INTERRUPTED = 0, 1, 130
+
+
+def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
+    """Runs a sweep and prints its table; returns the exit status."""
+    console = Console(highlight=False)
+    for note in sweep.notes:
+        console.print(f"note: {note}", markup=False)
+    store = Store(Path(sweep.results_dir))
+    if not dry_run:
+        store.open()
+    store.read()  # a folder that can't be used is refused before anything runs
+    launcher = Launcher()
+    with console.status("checking every cell") if console.is_terminal else nullcontext():
+        resolved = resolve_cells(sweep.cells, launcher, str)
+    if dry_run:
+        for item in resolved:
+            console.print(item.cell.id + (f"  skipped: {item.skip}" if item.skip else ""), markup=False)
+        return OK
+    summary = run_sweep(resolved, sweep.study, store, Children(launcher, sweep.time_limit), Progress(console), fresh)
+    console.print()
+    tables.print_table(summary.records, console)
+    _close(summary, store, console)
+    return VERDICT if summary.failed else OK
+
+
+def table_command(paths: Sequence[Path], format: str, output: Path | None) -> int:
+    """Prints or writes the comparison of stored records."""
+    if format not in tables.FORMATS:
+        raise UsageError(f"--format {format}: there are {', '.join(tables.FORMATS)}")
+    records = read_paths(paths)
+    if format == "text" and output is None:
+        tables.print_table(records, Console(highlight=False))
+        return OK
+    if format == "text":
+        raise UsageError("--output needs --format md, csv, latex or parquet")
+    text = tables.render(records, format, output)
+    if format != "parquet" and output is not None:
+        _write(output, text)
+    elif format != "parquet":
+        sys.stdout.write(text)
+    return OK
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UsageError(f"--output {path}: {error.strerror}") from error
+
+
+def _close(summary: Summary, store: Store, console: Console) -> None:
+    """The last lines: how the cells ended and where their records are."""
+    counts = Counter(str(record.status) for record in summary.records)
+    ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    console.print(
+        f"{len(summary.records)} cells: {ended}; {summary.seconds:.0f} s; records in {store.folder}", markup=False
+    )
+    for record in summary.failed:
+        console.print(f"  {record.cell_id} {record.status}: {record.reason}", markup=False)
+    if summary.failed:
+        console.print("the same command again runs these and nothing else", markup=False)

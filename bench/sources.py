@@ -1,0 +1,95 @@
+"""Where a base model and its text come from: the typed settings behind ``conf/model`` and ``conf/data``.
+
+Importing this file costs no torch: the parent process composes and checks configurations with it, and only the children
+load what they describe (``bench.models``, ``bench.data``). The classes are mutable, as Hydra overrides need, and the
+members of each enum are spelled as in the YAML files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+BUILTIN = "builtin"
+"""The name of the tokenizer that comes with the harness."""
+
+
+class ModelSource(StrEnum):
+    """Where the weights come from."""
+
+    config = "config"
+    """Seeded random weights in an architecture written down in full: needs no network and no disk."""
+    pretrained = "pretrained"
+    """A checkpoint: a hub id or a local folder."""
+
+
+class Dtype(StrEnum):
+    """The floating-point type of the base weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Attention(StrEnum):
+    """The attention kernel, by transformers' names."""
+
+    sdpa = "sdpa"
+    eager = "eager"
+    flash_attention_2 = "flash_attention_2"
+
+
+@dataclass
+class ModelConfig:
+    """One base model, from ``architecture`` and ``settings``, or from ``path`` and ``revision``, as ``source`` says."""
+
+    name: str
+    """The file name in ``conf/model``; what tables print."""
+    source: ModelSource = ModelSource.config
+    architecture: str | None = None
+    """A transformers ``model_type``, such as ``llama``, ``gpt2``, ``gpt_neox``, ``opt`` or ``qwen3``."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Arguments of that architecture's configuration class."""
+    path: str | None = None
+    """Hub id or local folder; see :func:`is_local`."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; a commit keeps a comparison comparable."""
+    dtype: Dtype = Dtype.float32
+    attention: Attention = Attention.sdpa
+    tokenizer: str | None = BUILTIN
+    """``builtin``, a hub id or a local folder; None for the tokenizer that a pretrained model comes with."""
+
+
+class DataSource(StrEnum):
+    """Where the text comes from."""
+
+    stdlib = "stdlib"
+    """Python's own manual and library sources, which every machine has."""
+    dataset = "dataset"
+    """A data set: a hub id, a local file or folder, or one saved by ``Dataset.save_to_disk``."""
+
+
+@dataclass
+class DataConfig:
+    """One text corpus. ``path`` and what follows it, up to ``revision``, belong to ``dataset``."""
+
+    name: str
+    """The file name in ``conf/data``."""
+    source: DataSource = DataSource.stdlib
+    path: str | None = None
+    """Hub id, or a local json, jsonl, csv, parquet or txt file, or a folder; see :func:`is_local`."""
+    config_name: str | None = None
+    """Which configuration of a hub data set, such as ``wikitext-2-raw-v1``."""
+    split: str = "train"
+    text_column: str = "text"
+    revision: str | None = None
+    held_out_fraction: float = 0.1
+    """The share of documents, between 0 and 1, that is never trained on. A hash of a document's text picks its side, so
+    the choice needs no seed, holds when documents are added or reordered, and keeps copies of one text together."""
+
+
+def is_local(path: str) -> bool:
+    """Whether a path means this machine's disk, not the hub: it exists here, or begins with ``.``, ``/`` or ``~``."""
+    return path.startswith((".", "/", "~")) or Path(path).exists()

@@ -1,0 +1,112 @@
+"""Records on disk: one JSON file a cell, written atomically, checked against the schema when read."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.errors import UsageError
+from bench.records import SCHEMA_VERSION, Record
+
+SUFFIX = ".json"
+_ADAPTER = TypeAdapter(Record)
+
+
+class Store:
+    """The records of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self) -> None:
+        """Makes the folder and tries it.
+
+        Raises:
+            UsageError: it can't be made or written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".try-"):
+                pass
+        except OSError as error:
+            raise UsageError(f"results_dir={self.folder} can't be written: {error.strerror}; choose another") from error
+
+    def read(self) -> dict[str, Record]:
+        """Every record of the folder by cell id.
+
+        Raises:
+            UsageError: a file is torn, edited or of a newer schema.
+        """
+        return {record.cell_id: record for record in map(read_record, sorted(self.folder.glob(f"*{SUFFIX}")))}
+
+    def write(self, record: Record) -> Path:
+        """Writes beside the old file and replaces it in one step, so that no reader ever sees half a record."""
+        path = self.folder / f"{record.cell_id}{SUFFIX}"
+        text = json.dumps(dataclasses.asdict(record), allow_nan=False, separators=(",", ":"))
+        descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".write-")
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+
+def read_record(path: Path) -> Record:
+    """One record.
+
+    Raises:
+        UsageError: naming the file and what is wrong with it.
+    """
+    try:
+        text = path.read_bytes()
+        raw: Any = json.loads(text)
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no record: {error}; move it away") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} has schema {version}, newer than {SCHEMA_VERSION} of this version: update peft-verdict"
+        )
+    try:
+        record = _ADAPTER.validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the top level"
+        raise UsageError(f"{path} is no valid record: {where}: {first['msg']}; move it away") from error
+    if record.cell.id != record.cell_id:
+        raise UsageError(f"{path} was changed by hand: its configuration is that of {record.cell.id}; move it away")
+    return record
+
+
+def read_paths(paths: Iterable[Path]) -> list[Record]:
+    """The records of files and folders, each cell once: of two records the later one.
+
+    Raises:
+        UsageError: a path is not there, or holds no records.
+    """
+    found: dict[str, Record] = {}
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"{path} is not there; give a record or a folder of records")
+        records = list(Store(path).read().values()) if path.is_dir() else [read_record(path)]
+        if not records:
+            raise UsageError(f"{path} holds no records; run a sweep first: python -m bench multirun")
+        for record in records:
+            if record.cell_id not in found or record.started >= found[record.cell_id].started:
+                found[record.cell_id] = record
+    return list(found.values())

@@ -1,0 +1,101 @@
+"""The training budget: the same steps for every method, timed or tracked as a probe asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bench.instruments.memory import MemoryPeak, training_step_peak
+from bench.instruments.timing import clock_for
+from bench.plan import Plan
+from methods import Attached
+
+
+class Diverged(RuntimeError):
+    """The training loss is no longer a number."""
+
+
+class Trainer:
+    """AdamW over the method's own parameters, on prepared batches; one call a step.
+
+    Probes may ask for tracked and timed steps in any order: the first step, which creates the optimiser's state, is
+    neither. What the probes leave of the budget is run by `finish`.
+    """
+
+    def __init__(self, plan: Plan, attached: Attached, sequences: Tensor) -> None:
+        """``sequences``: int64 [steps x batch, T], already on the device."""
+        self.plan = plan
+        self.attached = attached
+        self.parameters = list(attached.trained().values())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=plan.learning_rate, weight_decay=0.0)
+        self.batches = sequences.split(plan.workload.train_batch_size)
+        self.clock = clock_for(plan.torch_device)
+        self.losses: list[float] = []
+        self.timed_seconds: list[float] = []
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Real tokens: no padding, no virtual ones."""
+        return self.plan.workload.train_batch_size * self.plan.workload.train_length
+
+    def tracked_step(self) -> MemoryPeak:
+        """Peak bytes of live tensors over one whole step."""
+        self._warm()
+        weights = [*weight_tensors(self.attached.model), *self.parameters]
+        return training_step_peak(self._step, weights, self.optimizer)
+
+    def timed_steps(self) -> list[float]:
+        """Seconds of each of the steps that are left, one of them at least."""
+        self._warm()
+        while not self.timed_seconds or len(self.losses) < self.plan.workload.train_steps:
+            self.timed_seconds.append(self.clock(self._step))
+        return self.timed_seconds
+
+    def warmed_peak_bytes(self) -> tuple[int, int]:
+        """(allocated, reserved) peaks that CUDA's own allocator reports for one step."""
+        self._warm()
+        device = self.plan.torch_device
+        torch.cuda.reset_peak_memory_stats(device)
+        self._step()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+
+    def finish(self) -> None:
+        """Spends what is left of the budget."""
+        while len(self.losses) < self.plan.workload.train_steps:
+            self._step()
+
+    def _warm(self) -> None:
+        if not self.losses:
+            self._step()
+
+    def _step(self) -> None:
+        ids = self.batches[len(self.losses) % len(self.batches)]
+        # a training step has no use for a cache, and some models would build one by default
+        loss = self.attached.model(input_ids=ids, labels=ids, use_cache=False).loss
+        penalty = self.attached.penalty()
+        (loss if penalty is None else loss + penalty).backward()
+        self.optimizer.step()
+        self.losses.append(float(loss.detach()))
+        if not math.isfinite(self.losses[-1]):
+            raise Diverged(
+                f"the training loss became {self.losses[-1]} at step {len(self.losses)}: "
+                f"lower method.learning_rate ({self.plan.learning_rate}) or use a wider dtype"
+            )
+        self.attached.after_step(len(self.losses))
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def weight_tensors(model: PreTrainedModel) -> Iterator[Tensor]:
+    """All that is in memory because the model is: parameters, buffers, and the constants of quantised weights."""
+    yield from model.buffers()
+    for parameter in model.parameters():
+        yield parameter
+        state = getattr(parameter, "quant_state", None)  # bitsandbytes hangs them on the parameter
+        while state is not None:
+            yield from (value for value in vars(state).values() if isinstance(value, Tensor))
+            state = getattr(state, "state2", None)
