@@ -44,7 +44,8 @@ class Children:
                     listen(f"latency, process {process + 1}: {phase}")
 
                 arguments = (cell.config, staging, findings.states, process)
-                outcome = self._call("bench.worker:measure_pairs", *arguments, listen=tell)
+                start = cell.config["precision"]["start"]
+                outcome = self._call("bench.worker:measure_pairs", *arguments, listen=tell, start=start)
                 if outcome.status is not Status.OK:
                     break
                 pairs.extend(outcome.value)
@@ -66,8 +67,9 @@ class Children:
             seconds=round(time.monotonic() - clock, 3),
         )
 
-    def _call(self, function: str, *arguments: Any, listen: Listen) -> Outcome:
-        return self.launcher.call(function, *arguments, limit_seconds=self.limit_seconds, listen=listen)
+    def _call(self, function: str, *arguments: Any, listen: Listen, start: str = "forkserver") -> Outcome:
+        limit = self.limit_seconds
+        return self.launcher.call(function, *arguments, limit_seconds=limit, listen=listen, start=start)
 
 
 def skipped(cell: Cell, study: str, reason: str) -> Record:

@@ -63,3 +63,6 @@ def main() -> None:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201  # the one place that speaks to the person directly
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; what was recorded is kept, the same command goes on", file=sys.stderr)  # noqa: T201
+        raise SystemExit(130) from None

@@ -90,6 +90,15 @@ class Device:
     sharing: Sharing = Sharing.auto
 
 
+class Start(StrEnum):
+    """How a child process begins."""
+
+    forkserver = "forkserver"
+    """From a server that has imported what children need: a fraction of a second."""
+    spawn = "spawn"
+    """As a new interpreter: several seconds, for checking that forked replicates spread as these do."""
+
+
 @dataclass
 class Precision:
     """How much is measured."""
@@ -104,6 +113,7 @@ class Precision:
     """Steps thrown away after each switch to another arm."""
     block_seconds: float = MISSING
     """Shortest timed block."""
+    start: Start = Start.forkserver
 
 
 @dataclass

@@ -73,6 +73,7 @@ def _identity(record: Record, state: str) -> dict[str, Any]:
     config, cell = record.cell.config, record.cell
     shape = record.facts.get("model", {})
     control = state == CONTROL
+    work = config["workload"]
     return {
         "cell": record.cell_id,
         "study": record.study,
@@ -88,9 +89,9 @@ def _identity(record: Record, state: str) -> dict[str, Any]:
         "device": config["device"]["name"],
         "threads": config["device"]["threads"],
         "seed": config["seed"],
-        "train_batch_size": config["workload"]["train_batch_size"],
-        "train_length": config["workload"]["train_length"],
-        "train_tokens": record.facts.get("training", {}).get("tokens"),
+        "train_batch_size": work["train_batch_size"],
+        "train_length": work["train_length"],
+        "train_tokens": work["train_batch_size"] * work["train_length"] * work["train_steps"],
         "torch": record.versions.get("torch"),
         "machine": record.machine.get("processor"),
         "state": state,
@@ -131,13 +132,20 @@ def _latency(record: Record, state: str, batch: int, length: int) -> dict[str, A
 
 
 def _ratio_columns(phase: str, pairs: Sequence[Pairs]) -> Mapping[str, Any]:
-    ratio = stats.ratio([stats.log_ratio(p) for p in pairs])
+    ratio = arm_ratio(pairs, phase, pairs[0].arm)
+    assert ratio is not None
     return {
         f"{phase}_seconds": stats.seconds([p.arm_seconds for p in pairs]),
         f"{phase}_ratio": ratio.estimate,
         f"{phase}_ratio_low": ratio.low,
         f"{phase}_ratio_high": ratio.high,
     }
+
+
+def arm_ratio(pairs: Sequence[Pairs], phase: str, arm: str) -> stats.Ratio | None:
+    """The ratio of one arm over the control, from the processes that timed it."""
+    logs = [stats.log_ratio(p) for p in pairs if (p.phase, p.arm) == (phase, arm)]
+    return stats.ratio(logs) if logs else None
 
 
 def reasons(record: Record, state: str) -> dict[str, str]:

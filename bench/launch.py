@@ -46,19 +46,22 @@ class Launcher:
     """Starts children one at a time."""
 
     def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(preload))
+        multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
 
-    def call(self, function: str, *arguments: Any, limit_seconds: float, listen: Listen = str) -> Outcome:
+    def call(
+        self, function: str, *arguments: Any, limit_seconds: float, listen: Listen = str, start: str = "forkserver"
+    ) -> Outcome:
         """``function(*arguments, report)`` in a fresh process; what it reports goes to ``listen``.
 
-        ``function`` is ``package.module:name``: the child imports it, this process need not.
+        ``function`` is ``package.module:name``: the child imports it, this process need not. ``start`` is a start
+        method of `multiprocessing`; the forkserver's children find the preloaded modules imported.
         """
-        ours, theirs = self._context.Pipe()
+        context: Any = multiprocessing.get_context(start)
+        ours, theirs = context.Pipe()
         with tempfile.TemporaryFile() as output:
             # By path, not by descriptor: the forkserver shares none with us.
             name = f"/proc/{os.getpid()}/fd/{output.fileno()}" if Path("/proc/self/fd").exists() else os.devnull
-            child = self._context.Process(target=_serve, args=(theirs, name, function, arguments))
+            child = context.Process(target=_serve, args=(theirs, name, function, arguments))
             child.start()
             theirs.close()
             try:

@@ -16,10 +16,11 @@ from bench.config import Sweep
 from bench.errors import UsageError
 from bench.launch import Launcher
 from bench.progress import Progress
+from bench.records import Status
 from bench.store import Store, read_paths
 from bench.sweep import Summary, resolve_cells, run_sweep
 
-OK, VERDICT, INTERRUPTED = 0, 1, 130
+OK, VERDICT = 0, 1
 
 
 def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
@@ -39,6 +40,8 @@ def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
             console.print(item.cell.id + (f"  skipped: {item.skip}" if item.skip else ""), markup=False)
         return OK
     summary = run_sweep(resolved, sweep.study, store, Children(launcher, sweep.time_limit), Progress(console), fresh)
+    if sweep.profile:
+        _trace(summary, store, launcher, sweep.time_limit, console)
     console.print()
     tables.print_table(summary.records, console)
     _close(summary, store, console)
@@ -61,6 +64,18 @@ def table_command(paths: Sequence[Path], format: str, output: Path | None) -> in
     elif format != "parquet":
         sys.stdout.write(text)
     return OK
+
+
+def _trace(summary: Summary, store: Store, launcher: Launcher, limit: float, console: Console) -> None:
+    """Profiler traces of the cells that ran well, in a pass of their own."""
+    folder = store.folder / "profile"
+    for record in summary.records:
+        if record.status is Status.OK:
+            arguments = (record.cell.config, str(folder / record.cell_id))
+            outcome = launcher.call("bench.profiling:trace", *arguments, limit_seconds=limit)
+            if outcome.status is not Status.OK:
+                console.print(f"{record.cell_id}: no trace: {outcome.reason}", markup=False)
+    console.print(f"traces: tensorboard --logdir {folder}", markup=False)
 
 
 def _write(path: Path, text: str) -> None:

@@ -19,9 +19,9 @@ from rich.text import Text
 
 from bench.errors import UsageError
 from bench.figures import Better, Unit
-from bench.frame import frame, reasons, states
+from bench.frame import arm_ratio, frame, reasons, states
 from bench.probes import figures
-from bench.records import CONTROL, Record, Status
+from bench.records import AA, CONTROL, Record, Status
 from bench.units import scale_for, show
 
 FORMATS = ("text", "md", "csv", "latex", "parquet")
@@ -29,6 +29,18 @@ GROUP = (
     "model", "batch_size", "prompt_length", "dtype", "attention", "runtime", "device", "threads",
     "train_batch_size", "train_length", "train_tokens", "torch", "machine",
 )  # fmt: skip
+TITLE = (
+    "model",
+    "batch_size",
+    "prompt_length",
+    "train_batch_size",
+    "train_length",
+    "dtype",
+    "runtime",
+    "device",
+    "threads",
+)
+"""Of these, what every title says."""
 KEYS = ("method", "size", "state")
 CORE = ("trained_parameters", "train_peak_bytes", "train_tokens_per_second", "prefill_ratio", "decode_ratio")
 """The figures that fit 80 columns; `EXTRA` follow where there is room."""
@@ -55,7 +67,7 @@ def print_table(records: Sequence[Record], console: Console) -> None:
         shown = _fitting(grid, console.width)
         # the title stands outside, so that it is not folded to the table's width
         console.print(grid.title, style="bold", markup=False)
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
         for index in shown:
             left = grid.headers[index][0] in ("method", "state")
             header = "\n".join(_stacked(grid.headers[index]))
@@ -88,18 +100,23 @@ def render(records: Sequence[Record], format: str, output: Path | None) -> str:
 
 
 def grids(records: Sequence[Record], wanted: Sequence[str]) -> list[Grid]:
-    """One grid a group."""
-    table = frame(records)
-    by_id = {record.cell_id: record for record in records}
-    known = table[list(GROUP)].astype("object").where(table[list(GROUP)].notna(), None)
-    # a cell that failed early has no train_tokens: it belongs where its configuration says
-    keys = list(known.drop(columns=["train_tokens"]).itertuples(index=False, name=None))
+    """One grid a group, in an order that does not depend on that of the records."""
+    by_id = {record.cell_id: record for record in sorted(records, key=lambda record: record.cell_id)}
+    table = frame(list(by_id.values()))
+    keys = table[list(GROUP)].astype(object).where(table[list(GROUP)].notna(), None)
+    varying = [name for name in GROUP if keys[name].nunique(dropna=False) > 1]
+    rows = [tuple(row) for row in keys.itertuples(index=False)]
     found = []
-    for key in dict.fromkeys(keys):
-        part = table[[other == key for other in keys]]
+    for key in sorted(set(rows), key=_sortable):
+        part = table[[row == key for row in rows]]
         members = [by_id[cell] for cell in dict.fromkeys(part["cell"])]
-        found.append(_grid(_one_control(part), members, wanted))
+        found.append(_grid(_one_control(part), members, wanted, varying))
     return found
+
+
+def _sortable(key: tuple[object, ...]) -> list[tuple[float, str]]:
+    """Numbers by value, then words; what is missing first."""
+    return [(float(part), "") if isinstance(part, int | float) else (-1.0, str(part or "")) for part in key]
 
 
 def _one_control(part: pd.DataFrame) -> pd.DataFrame:
@@ -115,14 +132,14 @@ def _one_control(part: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([first, methods])
 
 
-def _grid(part: pd.DataFrame, records: Sequence[Record], wanted: Sequence[str]) -> Grid:
+def _grid(part: pd.DataFrame, records: Sequence[Record], wanted: Sequence[str], varying: Sequence[str]) -> Grid:
     names = [name for name in wanted if part[name].notna().any() or name in CORE]
     columns = [_column(part, name) for name in names]
     best = {(row, index) for index, name in enumerate(names, start=len(KEYS)) for row in _best(part, name)}
     labels = [_labels(row) for _, row in part.iterrows()]
     rows = tuple((*label, *(column[1][i] for column in columns)) for i, label in enumerate(labels))
     headers = (*((key, "") for key in KEYS), *(column[0] for column in columns))
-    return Grid(_title(part.iloc[0]), headers, rows, frozenset(best), _footnotes(part, records))
+    return Grid(_title(part.iloc[0], varying), headers, rows, frozenset(best), _footnotes(part, records))
 
 
 def _labels(row: pd.Series) -> tuple[str, str, str]:
@@ -152,9 +169,7 @@ def _ratio(row: pd.Series, name: str) -> str:
 def _best(part: pd.DataFrame, name: str) -> list[int]:
     """Row numbers of the best methods; of a ratio, all that its interval does not tell from the best."""
     figure = figures()[name.removesuffix("_after")]
-    values = [
-        value if method != CONTROL else math.nan for value, method in zip(part[name], part["method"], strict=True)
-    ]
+    values = list(part[name].where(part["method"] != CONTROL))
     known = [value for value in values if not math.isnan(value)]
     if figure.better is Better.NEITHER or len(known) < 2:
         return []
@@ -166,17 +181,17 @@ def _best(part: pd.DataFrame, name: str) -> list[int]:
     return [i for i, value in enumerate(values) if not math.isnan(value) and lows[i] <= high]
 
 
-def _title(row: pd.Series) -> str:
-    threads = "" if pd.isna(row["threads"]) else f" ({row['threads']} thread{'s' * (row['threads'] > 1)})"
+def _title(row: pd.Series, varying: Sequence[str]) -> str:
+    """What the rows have in common: the usual things, and whatever else tells this group from another."""
+    threads = "" if pd.isna(row["threads"]) else f" ({row['threads']} thread{'s' if row['threads'] > 1 else ''})"
     words = [
         row["model"],
         f"batch {row['batch_size']:.0f} × {row['prompt_length']:.0f}",
         f"training {row['train_batch_size']} × {row['train_length']}",
         row["dtype"],
-        *([row["attention"]] if row["attention"] != "sdpa" else []),
         row["runtime"],
-        row["device"]
-        + ("" if pd.isna(row["threads"]) else f" ({row['threads']} threads)".replace("(1 threads", "(1 thread")),
+        f"{row['device']}{threads}",
+        *(f"{name} {row[name]}" for name in varying if name not in TITLE),
     ]
     return " · ".join(words)
 
@@ -197,9 +212,21 @@ def _footnotes(part: pd.DataFrame, records: Iterable[Record]) -> tuple[str, ...]
     lines += [note for record in records for note in record.notes]
     if (part["method"] == CONTROL).any():
         lines.append("control: the untouched base, not trained; its latency is in seconds, the others' is over it")
+    if copies := _copies(records):
+        lines.append(f"A/A: a second control, timed like an arm, came out at {copies} of the first")
     if len(part) > 2:
         lines.append(f"{BEST} best; of a ratio, all that its 95% interval (±) can't tell from the best")
     return tuple(dict.fromkeys(lines))
+
+
+def _copies(records: Iterable[Record]) -> str:
+    """How far an identical copy seemed to differ: what the measurement itself contributes."""
+    found = []
+    for phase in ("prefill", "decode"):
+        ratios = [r.estimate for record in records if (r := arm_ratio(record.pairs, phase, AA)) is not None]
+        if ratios:
+            found.append(f"{phase} {min(ratios):.3f} to {max(ratios):.3f}")
+    return ", ".join(found)
 
 
 def _fitting(grid: Grid, width: int) -> list[int]:

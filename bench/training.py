@@ -46,13 +46,13 @@ class Trainer:
         """Peak bytes of live tensors over one whole step."""
         self._warm()
         weights = [*weight_tensors(self.attached.model), *self.parameters]
-        return training_step_peak(self._step, weights, self.optimizer)
+        return training_step_peak(self.step, weights, self.optimizer)
 
     def timed_steps(self) -> list[float]:
         """Seconds of each of the steps that are left, one of them at least."""
         self._warm()
         while not self.timed_seconds or len(self.losses) < self.plan.workload.train_steps:
-            self.timed_seconds.append(self.clock(self._step))
+            self.timed_seconds.append(self.clock(self.step))
         return self.timed_seconds
 
     def warmed_peak_bytes(self) -> tuple[int, int]:
@@ -60,20 +60,25 @@ class Trainer:
         self._warm()
         device = self.plan.torch_device
         torch.cuda.reset_peak_memory_stats(device)
-        self._step()
+        self.step()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
     def finish(self) -> None:
         """Spends what is left of the budget."""
         while len(self.losses) < self.plan.workload.train_steps:
-            self._step()
+            self.step()
 
     def _warm(self) -> None:
         if not self.losses:
-            self._step()
+            self.step()
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Forward, backward, optimiser, and whatever the method does after it.
+
+        Raises:
+            Diverged: the loss is not finite.
+        """
         ids = self.batches[len(self.losses) % len(self.batches)]
         # a training step has no use for a cache, and some models would build one by default
         loss = self.attached.model(input_ids=ids, labels=ids, use_cache=False).loss

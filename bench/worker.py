@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bench.config import Sharing
-from bench.data import Corpus, load_corpus
+from bench.data import Corpus, DataError, load_corpus
 from bench.errors import UsageError
 from bench.findings import Findings, Resolved
 from bench.instruments.timing import PHASES, Effort, clock_for, time_pairs
-from bench.models import load_model, load_tokenizer
+from bench.models import ModelError, load_model, load_tokenizer
 from bench.plan import Plan, read_plan, resolve
 from bench.probes import probes
 from bench.records import AA, CONTROL, MERGED, UNMERGED, Missing, Pairs, Reading
@@ -42,20 +42,36 @@ CHECKPOINT = "method.safetensors"
 def resolve_all(configs: Sequence[Mapping[str, Any]], report: Report) -> list[Resolved | str]:
     """Every configuration resolved, or the line that says why it can't be."""
     found: list[Resolved | str] = []
+    texts: dict[str, str | None] = {}
     for config in configs:
         try:
             found.append(resolve(config))
         except UsageError as error:
             found.append(str(error))
+            continue
+        # the text is the same for most cells of a sweep, and worth reading once
+        key = repr([config[name] for name in ("model", "data", "workload")])
+        if key not in texts:
+            texts[key] = _text_refused(read_plan(config))
+        if (line := texts[key]) is not None:
+            found[-1] = line
     return found
+
+
+def _text_refused(plan: Plan) -> str | None:
+    try:
+        load_text(plan)
+    except (DataError, ModelError) as error:
+        return f"{plan.data.name}: {error}"
+    return None
 
 
 def measure_figures(config: Mapping[str, Any], staging: str, report: Report) -> Findings:
     """All figures but latency: the base, the training budget, and each state that serves. Leaves the checkpoint."""
-    plan = _start(config)
+    plan = start(config)
     findings = Findings()
     report("loading")
-    corpus = _corpus(plan)
+    corpus = load_text(plan)
     model = load_model(plan.model, plan.torch_device, plan.seed)
     subject = Subject(Stage.BASE, CONTROL, plan, model, corpus, sum(p.numel() for p in model.parameters()))
     findings.facts = {"model": _shape(model), "data": {"fingerprint": corpus.fingerprint, **corpus.description}}
@@ -129,7 +145,7 @@ def measure_pairs(
     config: Mapping[str, Any], staging: str, states: Sequence[str], process: int, report: Report
 ) -> list[Pairs]:
     """One replicate: every state and a second control against the control, both phases at every workload point."""
-    plan = _start(config)
+    plan = start(config)
     rng = random.Random(f"{plan.seed}-{process}")
     base = load_model(plan.model, plan.torch_device, plan.seed)
     share = _must_share(plan, base, len(states) + 2)
@@ -183,7 +199,8 @@ def _free_bytes(device: torch.device) -> int:
     return 1 << 62  # unknown: copies are the rule
 
 
-def _start(config: Mapping[str, Any]) -> Plan:
+def start(config: Mapping[str, Any]) -> Plan:
+    """Reads the configuration and sets this process up for it."""
     plan = read_plan(config)
     if plan.device.threads is not None:
         torch.set_num_threads(plan.device.threads)
@@ -191,7 +208,13 @@ def _start(config: Mapping[str, Any]) -> Plan:
     return plan
 
 
-def _corpus(plan: Plan) -> Corpus:
+def load_text(plan: Plan) -> Corpus:
+    """The training and held-out text of a cell.
+
+    Raises:
+        DataError: it can't be had, or there is too little of it.
+        ModelError: the tokenizer can't be had.
+    """
     work = plan.workload
     return load_corpus(
         plan.data,

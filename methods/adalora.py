@@ -1,7 +1,7 @@
 """AdaLoRA: adaptive budget allocation (Zhang et al. 2023, https://arxiv.org/abs/2303.10512).
 
 The change of a weight is P diag(lambda) Q with P [out, r], lambda [r], Q [r, in] (equation 3). Each triplet (a column
-of P, an entry of lambda, a row of Q) gets an importance from smoothed sensitivity times uncertainty (equations 8 to 11);
+of P, an entry of lambda, a row of Q) has an importance, smoothed sensitivity times uncertainty (equations 8 to 11);
 a cubic schedule (equation 12, Algorithm 1) shrinks a budget that all layers share. As in the authors' code the
 orthogonality penalty is the mean Frobenius norm over all P and Q, and the change is scaled by alpha / r.
 """
