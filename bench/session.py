@@ -29,8 +29,6 @@ def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
     for note in sweep.notes:
         console.print(f"note: {note}", markup=False)
     store = Store(Path(sweep.results_dir))
-    if not dry_run:
-        store.open()
     store.read()  # a folder that can't be used is refused before anything runs
     launcher = Launcher()
     with console.status("checking every cell") if console.is_terminal else nullcontext():
@@ -39,6 +37,7 @@ def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
         for item in resolved:
             console.print(item.cell.id + (f"  skipped: {item.skip}" if item.skip else ""), markup=False)
         return OK
+    store.open()
     summary = run_sweep(resolved, sweep.study, store, Children(launcher, sweep.time_limit), Progress(console), fresh)
     if sweep.profile:
         _trace(summary, store, launcher, sweep.time_limit, console)

@@ -121,18 +121,6 @@ def hang_and_write(path: str, with_grandchild: bool, report: Report) -> None:
     time.sleep(FOREVER)
 
 
-def run_main(argv: list[str]) -> int:
-    """``python -m bench`` in this process; its exit status."""
-    from bench.cli import main
-
-    sys.argv = ["bench", *argv]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 def is_gone(pid: int) -> bool:
     """Whether a process has ended; a zombie, which nobody may reap in a container, has."""
     try:

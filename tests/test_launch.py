@@ -164,7 +164,7 @@ def test_chatter_of_a_child_does_not_reach_our_output() -> None:
 
 @pytest.mark.parametrize("with_grandchild", [False, True], ids=["child", "child and grandchild"])
 def test_children_end_when_their_parent_is_killed(tmp_path: Path, with_grandchild: bool) -> None:
-    """A parent that is killed, and so can clean up nothing, leaves no process behind: no child, forkserver or helper."""
+    """A parent that is killed, and so can clean up nothing, leaves no process behind: no child and no helper."""
     marker, pids = f"PEFT_VERDICT_TEST={uuid.uuid4()}", tmp_path / "pids"
     code = (
         "from bench.launch import Launcher\n"

@@ -1,0 +1,335 @@
+"""The sweep: with a fake measuring device for its logic, and for real, through the command line, for its promises."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.errors import UsageError
+from bench.findings import Resolved
+from bench.progress import Progress
+from bench.records import Cell, Record, Status
+from bench.store import Store, read_record
+from bench.sweep import Summary, run_sweep
+from tests.children import marked, wait_until
+from tests.fakes import FakeMeasure, make_cell, make_record, resolved
+
+ROOT = Path(__file__).parent.parent
+METHODS = ("full", "lora", "adapter")
+
+
+def sweep(
+    folder: Path, measure: FakeMeasure, items: Sequence[Resolved] | None = None, *, fresh: bool = False
+) -> Summary:
+    items = resolved(*METHODS) if items is None else items
+    return run_sweep(items, "test", Store(folder), measure, Progress(Console(file=io.StringIO())), fresh)
+
+
+def test_each_record_is_there_when_the_next_cell_starts(tmp_path: Path) -> None:
+    """A record is written as soon as its cell ends, in the order of the cells."""
+    found: list[int] = []
+
+    def look(_cell: Cell) -> None:
+        found.append(len(Store(tmp_path).read()))
+
+    summary = sweep(tmp_path, FakeMeasure(before=look))
+    assert found == [0, 1, 2]
+    assert Store(tmp_path).read() == {r.cell_id: r for r in summary.ran}
+    assert [r.cell.method for r in summary.records] == list(METHODS)
+
+
+def test_an_interrupted_sweep_keeps_what_it_has_and_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C during a cell loses that cell alone; the same sweep again runs what is left."""
+
+    def interrupt(cell: Cell) -> None:
+        if cell.method == "lora":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path, FakeMeasure(before=interrupt))
+    assert [r.cell.method for r in Store(tmp_path).read().values()] == ["full"]
+    again = FakeMeasure()
+    summary = sweep(tmp_path, again)
+    assert again.measured == ["lora", "adapter"]
+    assert len(summary.kept) == 1
+    assert len(Store(tmp_path).read()) == len(METHODS)
+
+
+def test_a_finished_sweep_runs_nothing_again(tmp_path: Path) -> None:
+    """With every record there, nothing is measured and no file is touched."""
+    sweep(tmp_path, FakeMeasure())
+    before = _state(tmp_path)
+    again = FakeMeasure()
+    summary = sweep(tmp_path, again)
+    assert again.measured == []
+    assert (summary.ran, len(summary.kept), summary.failed) == ([], len(METHODS), [])
+    assert _state(tmp_path) == before
+
+
+@pytest.mark.parametrize("ending", [Status.FAILED, Status.OOM, Status.TIMEOUT])
+def test_a_cell_that_ended_badly_is_run_again(tmp_path: Path, ending: Status) -> None:
+    """Resuming repeats the cells that ended badly and no other, and the new record takes the old one's place."""
+    sweep(tmp_path, FakeMeasure(endings={"lora": ending}))
+    again = FakeMeasure()
+    summary = sweep(tmp_path, again)
+    assert again.measured == ["lora"]
+    assert summary.failed == []
+    assert {r.status for r in Store(tmp_path).read().values()} == {Status.OK}
+
+
+def test_fresh_runs_everything(tmp_path: Path) -> None:
+    """A fresh sweep measures what is recorded already, and keeps nothing."""
+    sweep(tmp_path, FakeMeasure())
+    again = FakeMeasure()
+    summary = sweep(tmp_path, again, fresh=True)
+    assert again.measured == list(METHODS)
+    assert summary.kept == []
+
+
+def test_records_of_other_cells_are_left_alone(tmp_path: Path) -> None:
+    """A sweep neither touches nor counts records in its folder that are not of its cells."""
+    path = Store(tmp_path).write(make_record(make_cell("qlora"), status=Status.FAILED))
+    before = path.read_bytes()
+    summary = sweep(tmp_path, FakeMeasure(), fresh=True)
+    assert path.read_bytes() == before
+    assert "qlora" not in {r.cell.method for r in summary.records}
+
+
+@pytest.mark.parametrize("ending", [Status.FAILED, Status.OOM, Status.TIMEOUT, Status.SKIPPED])
+def test_a_bad_ending_does_not_stop_the_sweep(tmp_path: Path, ending: Status) -> None:
+    """However a cell ends, the others run; every ending but a skip counts as failed."""
+    summary = sweep(tmp_path, FakeMeasure(endings={"lora": ending}))
+    assert [str(r.status) for r in summary.ran] == ["ok", str(ending), "ok"]
+    assert [r.cell.method for r in summary.failed] == ([] if ending is Status.SKIPPED else ["lora"])
+    assert len(Store(tmp_path).read()) == len(METHODS)
+
+
+def test_failures_of_an_earlier_run_are_replaced_not_added(tmp_path: Path) -> None:
+    """A sweep whose failed cell fails again has one failure."""
+    measure = FakeMeasure(endings={"lora": Status.OOM})
+    sweep(tmp_path, measure)
+    summary = sweep(tmp_path, measure)
+    assert len(summary.failed) == 1
+    assert len(summary.records) == len(METHODS)
+
+
+def test_a_figure_that_is_no_number_fails_its_cell_alone(tmp_path: Path) -> None:
+    """NaN can't be stored: its cell is recorded as failed, with a reason and without figures, and the others run."""
+    summary = sweep(tmp_path, FakeMeasure(not_numbers=frozenset({"lora"})))
+    stored = {r.cell.method: r for r in Store(tmp_path).read().values()}
+    assert {method: r.status for method, r in stored.items()} == {
+        "full": Status.OK,
+        "lora": Status.FAILED,
+        "adapter": Status.OK,
+    }
+    assert stored["lora"].reason
+    assert (stored["lora"].readings, stored["lora"].pairs) == ((), ())
+    assert [r.cell.method for r in summary.failed] == ["lora"]
+
+
+def test_a_cell_that_can_not_be_run_is_recorded_and_not_measured(tmp_path: Path) -> None:
+    """A skip that was known beforehand costs nothing, has its reason in a record and is no failure."""
+    items = [*resolved("full"), Resolved(make_cell("lora"), skip="it does not fit")]
+    measure = FakeMeasure()
+    summary = sweep(tmp_path, measure, items)
+    assert measure.measured == ["full"]
+    assert summary.failed == []
+    stored = Store(tmp_path).read()[items[1].cell.id]
+    assert (stored.status, stored.reason) == (Status.SKIPPED, "it does not fit")
+
+
+def test_a_folder_with_a_broken_record_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    """A record that can't be read stops the sweep before its first cell, and stays as it is."""
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    measure = FakeMeasure()
+    with pytest.raises(UsageError, match=r"broken\.json"):
+        sweep(tmp_path, measure)
+    assert measure.measured == []
+    assert broken.read_text() == "{"
+
+
+# From here on for real: a model of two layers, three training steps and one replicate.
+
+SMALL = (
+    "workload.train_steps=3",
+    "workload.train_batch_size=1",
+    "workload.train_length=16",
+    "workload.held_out_sequences=1",
+    "workload.prompt_lengths=[8]",
+    "precision.processes=1",
+    "precision.pairs=2",
+    "precision.warmup_steps=1",
+    "model.settings.hidden_size=32",
+    "model.settings.intermediate_size=48",
+    "model.settings.num_hidden_layers=2",
+    "model.settings.num_attention_heads=4",
+    "model.settings.num_key_value_heads=2",
+    "model.settings.head_dim=8",
+)
+TWO = ("method=lora,prompt_tuning", "method.rank=2", *SMALL)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def start(folder: Path, overrides: Sequence[str], marker: str = "PEFT_VERDICT_TEST=0") -> subprocess.Popen[str]:
+    name, _, value = marker.partition("=")
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", "multirun", *overrides, f"results_dir={folder}"],
+        cwd=ROOT,
+        env={**os.environ, name: value},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> Done:
+    stdout, stderr = process.communicate(timeout=300)
+    return Done(process.returncode, stdout, stderr)
+
+
+def records(folder: Path) -> dict[str, Record]:
+    """By method; reading checks each against the schema."""
+    return {r.cell.method: r for r in map(read_record, folder.glob("*.json"))}
+
+
+def _state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A sweep that was killed after its first record, then run twice more."""
+
+    folder: Path
+    leftovers: list[int]
+    killed: dict[str, tuple[int, bytes]]
+    resumed: Done
+    complete: dict[str, tuple[int, bytes]]
+    again: Done
+    final: dict[str, tuple[int, bytes]]
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
+    folder = tmp_path_factory.mktemp("resumed")
+    marker = f"PEFT_VERDICT_TEST={uuid.uuid4()}"
+    process = start(folder, TWO, marker)
+    try:
+        wait_until(lambda: bool(list(folder.glob("*.json"))) or process.poll() is not None, "the first record")
+    finally:
+        process.kill()
+        finish(process)
+    killed = {name: state for name, state in _state(folder).items() if name.endswith(".json")}
+    _wait_quietly(lambda: not marked(marker))
+    leftovers = marked(marker)
+    first = finish(start(folder, TWO))
+    complete = _state(folder)
+    second = finish(start(folder, TWO))
+    return Resumed(folder, leftovers, killed, first, complete, second, _state(folder))
+
+
+def _wait_quietly(true: Callable[[], bool]) -> None:
+    """What is waited for is asserted by a test."""
+    try:
+        wait_until(true, "", 20.0)
+    except AssertionError:
+        return
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_no_process(resumed: Resumed) -> None:
+    """A sweep that is killed, and so can clean up nothing, takes its children with it."""
+    assert resumed.leftovers == []
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_is_taken_up_where_it_stopped(resumed: Resumed) -> None:
+    """The record of the cell that had ended is not touched, and the others are there and valid in the end."""
+    assert len(resumed.killed) == 1
+    assert resumed.resumed.status == 0, resumed.resumed
+    for name, state in resumed.killed.items():
+        assert resumed.complete[name] == state
+    assert {m: r.status for m, r in records(resumed.folder).items()} == {
+        "lora": Status.OK,
+        "prompt_tuning": Status.OK,
+    }
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_no_half_record(resumed: Resumed) -> None:
+    """After resuming, the folder holds the records and nothing else that a table would trip over."""
+    assert [name for name in resumed.complete if not name.endswith(".json")] == []
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_touches_no_record(resumed: Resumed) -> None:
+    """The same command a third time measures nothing, changes no file, prints the same table and ends well."""
+    assert resumed.again.status == 0, resumed.again
+    assert resumed.final == resumed.complete
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_with_its_table(resumed: Resumed) -> None:
+    """Both the run that measured and the one that had nothing to do show every method, and nothing on stderr."""
+    for done in (resumed.resumed, resumed.again):
+        assert done.stderr == ""
+        for word in ("control", "lora", "prompt_tuning", "unmerged", "merged", "2 cells: 2 ok"):
+            assert word in done.stdout
+
+
+@pytest.mark.slow
+def test_records_of_a_sweep_have_the_figures(resumed: Resumed) -> None:
+    """A real record holds what its method promises: trained parameters by formula, each state, pairs of each arm."""
+    lora = records(resumed.folder)["lora"]
+    readings = {(r.figure, r.state): r.value for r in lora.readings}
+    # two layers, q [32 -> 32] and v [32 -> 16], rank 2
+    assert readings["trained_parameters", "unmerged"] == 2 * 2 * ((32 + 32) + (32 + 16))
+    assert {p.arm for p in lora.pairs} == {"unmerged", "merged", "aa"}
+    assert {p.phase for p in lora.pairs} == {"prefill", "decode"}
+    assert {r.state for r in lora.readings} == {"control", "unmerged", "merged"}
+    assert lora.reason is None
+    assert lora.cell.size == 2
+
+
+@pytest.mark.slow
+def test_two_sweeps_at_once_into_one_folder(tmp_path: Path) -> None:
+    """Two of the same sweep at once both end well, and leave each record once and whole."""
+    folder = tmp_path / "shared"
+    both = [finish(process) for process in [start(folder, TWO), start(folder, TWO)]]
+    assert [(done.status, done.stderr) for done in both] == [(0, ""), (0, "")]
+    assert {m: r.status for m, r in records(folder).items()} == {"lora": Status.OK, "prompt_tuning": Status.OK}
+    assert {path.suffix for path in folder.iterdir()} == {".json"}
+
+
+@pytest.mark.slow
+def test_training_that_diverges_fails_its_cell_alone(tmp_path: Path) -> None:
+    """An absurd learning rate leaves a failed record with a reason in one line; the cell after it runs; status 1."""
+    folder = tmp_path / "results"
+    done = finish(start(folder, ("method=lora", "method.rank=2", "method.learning_rate=1e30,1e-3", *SMALL)))
+    assert done.status == 1, done
+    found = {r.cell.config["method"]["learning_rate"]: r for r in map(read_record, folder.glob("*.json"))}
+    assert {rate: r.status for rate, r in found.items()} == {1e30: Status.FAILED, 1e-3: Status.OK}
+    reason = found[1e30].reason
+    assert reason
+    assert "\n" not in reason
+    assert reason in done.stdout.replace("\n", " ")
+    assert all(json.loads(path.read_text())["schema_version"] == 1 for path in folder.glob("*.json"))
