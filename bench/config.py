@@ -110,7 +110,7 @@ class Precision:
     """Adjacent pairs (control, arm) an arm and process."""
     warmup_steps: int = MISSING
     discarded_steps: int = MISSING
-    """Steps thrown away after each switch to another arm."""
+    """Most steps thrown away after each switch to another arm; long steps settle with fewer."""
     block_seconds: float = MISSING
     """Shortest timed block."""
     start: Start = Start.forkserver

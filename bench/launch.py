@@ -171,4 +171,6 @@ def _die_with_parent(pipe: Connection) -> None:
     """Blocks until the parent's end of the pipe closes: it sends nothing, so anything that comes is its death."""
     with contextlib.suppress(EOFError, OSError):
         pipe.recv()
+    if os.getpgrp() == os.getpid():  # with whatever this child started
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)

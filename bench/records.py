@@ -104,6 +104,8 @@ class Pairs:
     batch_size: int
     prompt_length: int
     steps_per_block: int
+    discarded_steps: int
+    """Steps thrown away before each block."""
     control_seconds: tuple[float, ...]
     """Seconds per step of the control's block of each pair."""
     arm_seconds: tuple[float, ...]

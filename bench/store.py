@@ -47,21 +47,35 @@ class Store:
         return {record.cell_id: record for record in map(read_record, sorted(self.folder.glob(f"*{SUFFIX}")))}
 
     def write(self, record: Record) -> Path:
-        """Writes beside the old file and replaces it in one step, so that no reader ever sees half a record."""
+        """Writes beside the old file and replaces it in one step, so that no reader ever sees half a record.
+
+        Raises:
+            ValueError: a figure is not a finite number.
+            UsageError: the disk is full, or the folder went away.
+        """
         path = self.folder / f"{record.cell_id}{SUFFIX}"
-        text = json.dumps(dataclasses.asdict(record), allow_nan=False, separators=(",", ":"))
-        descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".write-")
+        text = json.dumps(dataclasses.asdict(record), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
         try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            # names of files may hold bytes that are no text, and a reason may hold such a name
+            replace_file(path, (text + "\n").encode(errors="replace"))
+        except OSError as error:
+            raise UsageError(f"{path} can't be written: {error.strerror}; what was recorded before is kept") from error
         return path
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Puts ``content`` where ``path`` is in one step: whoever reads finds the old file or the new one, whole."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".write-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def read_record(path: Path) -> Record:
@@ -72,7 +86,7 @@ def read_record(path: Path) -> Record:
     """
     try:
         text = path.read_bytes()
-        raw: Any = json.loads(text)
+        raw: Any = json.loads(text, parse_constant=_refuse)
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
     except ValueError as error:
@@ -91,6 +105,10 @@ def read_record(path: Path) -> Record:
     if record.cell.id != record.cell_id:
         raise UsageError(f"{path} was changed by hand: its configuration is that of {record.cell.id}; move it away")
     return record
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
 
 
 def read_paths(paths: Iterable[Path]) -> list[Record]:

@@ -136,6 +136,7 @@ def _pairs(rng: random.Random, cell: Cell, states: list[str], processes: int) ->
                         batch_size=1,
                         prompt_length=length,
                         steps_per_block=3,
+                        discarded_steps=3,
                         control_seconds=control,
                         arm_seconds=tuple(s * slower * rng.lognormvariate(0, 0.01) for s in control),
                         control_first=(True, False, True, False),

@@ -53,6 +53,7 @@ PAIRS = st.builds(
     batch_size=COUNTS,
     prompt_length=COUNTS,
     steps_per_block=COUNTS,
+    discarded_steps=COUNTS,
     control_seconds=SECONDS,
     arm_seconds=SECONDS,
     control_first=st.lists(st.booleans(), max_size=4).map(tuple),

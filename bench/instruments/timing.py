@@ -23,8 +23,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from methods.compat import cache_argument, cache_of
+
 MOST_STEPS = 64
 """Longest run of decode steps, discarded ones included, before the cache is cut back to the prompt."""
+
+SETTLED_SECONDS = 0.03
+"""After so long an arm runs as it will. On 2 cores, of a 2 ms step the first three were 12, 10 and 4% slow, of an 8 ms
+step 7, 7 and 4%, of a 40 ms step the first alone by 1.5%, of a 180 ms step none beyond the noise."""
+
+WARM_SECONDS = 0.5
+"""Long steps need fewer warm-up calls than short ones; `LEAST_WARMUP` at least."""
+LEAST_WARMUP = 3
 
 Clock = Callable[[Callable[[], None]], float]
 """Runs something and returns the device's seconds for it."""
@@ -62,12 +72,13 @@ class Decode:
         self.model = model
         self.prompt = prompt
         self.token = prompt[:, -1:]
+        self.argument = cache_argument(model)
         self.cache = self._filled()
         self.grown = 0
 
     def run(self, count: int) -> None:
         for _ in range(count):
-            self.model(input_ids=self.token, past_key_values=self.cache, use_cache=True)
+            self.model(input_ids=self.token, use_cache=True, **{self.argument: self.cache})
         self.grown += count
 
     def reset(self) -> None:
@@ -78,7 +89,8 @@ class Decode:
         self.grown = 0
 
     def _filled(self) -> Cache:
-        cache: Cache = self.model(input_ids=self.prompt, use_cache=True, logits_to_keep=1).past_key_values
+        cache = cache_of(self.model(input_ids=self.prompt, use_cache=True, logits_to_keep=1))
+        assert cache is not None
         return cache
 
 
@@ -90,6 +102,7 @@ class Blocks:
     """Seconds a step of the paired blocks of one arm, in the order in which they were timed."""
 
     steps_per_block: int
+    discarded_steps: int
     control_seconds: tuple[float, ...]
     arm_seconds: tuple[float, ...]
     control_first: tuple[bool, ...]
@@ -97,7 +110,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is timed; see ``conf/precision``."""
+    """How much is timed; see ``conf/precision``. Warm-up and discarded steps are upper bounds, for short steps."""
 
     pairs: int
     warmup_steps: int
@@ -133,7 +146,7 @@ def time_pairs(
     The pairs of different arms are not mixed: the control would then have run more recently than any arm whenever it is
     timed, and an identical copy looks 1 to 1.5% slower (12 processes, two runs), discarded steps or not.
     """
-    steps = _calibrate([control, *arms.values()], protocol, clock)
+    block = _calibrate([control, *arms.values()], protocol, clock)
     schedule = [arm for arm in rng.sample(list(arms), len(arms)) for _ in range(protocol.pairs)]
     found: dict[str, list[tuple[float, float, bool]]] = {arm: [] for arm in arms}
     with _quiet():
@@ -141,10 +154,24 @@ def time_pairs(
             control_first = rng.random() < 0.5
             seconds = {}
             for name in ("control", arm) if control_first else (arm, "control"):
-                timed = control if name == "control" else arms[arm]
-                seconds[name] = _time_block(timed, steps, protocol.discarded_steps, clock) / steps
+                seconds[name] = block.seconds_a_step(control if name == "control" else arms[arm], clock)
             found[arm].append((seconds["control"], seconds[arm], control_first))
-    return {arm: Blocks(steps, *_columns(rows)) for arm, rows in found.items()}
+    return {arm: Blocks(block.steps, block.discarded, *_columns(rows)) for arm, rows in found.items()}
+
+
+@dataclass(frozen=True)
+class Block:
+    """What is run each time that it is an arm's turn."""
+
+    steps: int
+    discarded: int
+
+    def seconds_a_step(self, timed: Steps, clock: Clock) -> float:
+        """Runs the discarded steps, times the others, and goes back to the start."""
+        timed.run(self.discarded)
+        seconds = clock(lambda: timed.run(self.steps))
+        timed.reset()
+        return seconds / self.steps
 
 
 def _columns(
@@ -153,24 +180,21 @@ def _columns(
     return tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple(r[2] for r in rows)
 
 
-def _time_block(timed: Steps, steps: int, discarded: int, clock: Clock) -> float:
-    timed.run(discarded)
-    seconds = clock(lambda: timed.run(steps))
-    timed.reset()
-    return seconds
+def _calibrate(all_steps: Sequence[Steps], protocol: Effort, clock: Clock) -> Block:
+    """Warms every arm up and lays out the block by the shortest step among them, so that every block is long enough."""
+    step = min(_warm(timed, protocol.warmup_steps, clock) for timed in all_steps)
+    discarded = min(protocol.discarded_steps, max(1, math.ceil(SETTLED_SECONDS / step)))
+    steps = max(1, min(math.ceil(protocol.block_seconds / step), MOST_STEPS - discarded))
+    return Block(steps, discarded)
 
 
-def _calibrate(all_steps: Sequence[Steps], protocol: Effort, clock: Clock) -> int:
-    """Warms every arm up and returns how many steps of the control make a block."""
+def _warm(timed: Steps, most: int, clock: Clock) -> float:
+    """Runs up to ``most`` single steps, and returns the median of their seconds."""
     singles: list[float] = []
-    for index, timed in enumerate(all_steps):
-        for _ in range(protocol.warmup_steps):
-            seconds = clock(lambda timed=timed: timed.run(1))  # type: ignore[misc]  # binds the loop variable
-            if index == 0:
-                singles.append(seconds)
-        timed.reset()
-    needed = math.ceil(protocol.block_seconds / statistics.median(singles))
-    return max(1, min(needed, MOST_STEPS - protocol.discarded_steps))
+    while len(singles) < min(most, LEAST_WARMUP) or (len(singles) < most and sum(singles) < WARM_SECONDS):
+        singles.append(clock(lambda: timed.run(1)))
+    timed.reset()
+    return statistics.median(singles)
 
 
 @contextmanager
