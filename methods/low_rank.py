@@ -168,7 +168,9 @@ def restore_branches(
 
     def branch(projection: Projection, base: nn.Module) -> Branch:
         like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
-        return Branch(shipped[f"{projection.label}.A"].to(**like), shipped[f"{projection.label}.B"].to(**like), scale)
+        # copies, because tensors of a file are not aligned in memory as matrix products like them
+        a, b = (shipped[f"{projection.label}.{part}"].to(**like, copy=True) for part in "AB")
+        return Branch(a, b, scale)
 
     attached = LowRankAttached(method, model, attach_branches(model, projections, branch), fold)
     attached.serve()

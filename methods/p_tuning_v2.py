@@ -60,7 +60,7 @@ class PTuningV2(Method):
     def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         expect(shipped, {"prompts": self.shape(model)}, self.name)
         freeze(model)
-        prompts = shipped["prompts"].to(device=model_device(model), dtype=model.dtype)
+        prompts = shipped["prompts"].to(device=model_device(model), dtype=model.dtype, copy=True)
         attached = DeepPromptAttached(self, model, nn.Parameter(prompts))
         attached.serve()
         return attached

@@ -72,9 +72,8 @@ class PrefixTuning(Method):
     def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         expect(shipped, {"prefix": self.shape(model)}, self.name)
         freeze(model)
-        attached = PrefixAttached(
-            self, model, FlatPrefix(shipped["prefix"].to(device=model_device(model), dtype=model.dtype))
-        )
+        prefix = shipped["prefix"].to(device=model_device(model), dtype=model.dtype, copy=True)
+        attached = PrefixAttached(self, model, FlatPrefix(prefix))
         attached.serve()
         return attached
 

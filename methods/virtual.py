@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
+from methods.compat import OLD_CACHE_NAME, cache_argument, recomputes_activations, without_cache
 from methods.errors import MethodError
 
 Arguments = dict[str, Any]
@@ -32,6 +33,7 @@ class VirtualTokens:
         self.prefilling = False
         """Whether the call under way is a prefill; layers' hooks read it."""
         self.parameters = list(inspect.signature(model.forward).parameters)
+        self.cache_argument = cache_argument(model)
         self.handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(_hide_cache, with_kwargs=True),
@@ -44,7 +46,9 @@ class VirtualTokens:
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> tuple[tuple[()], Arguments]:
         call = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
-        cache: Cache | None = call.get("past_key_values")
+        if OLD_CACHE_NAME in call:  # a caller may still use it
+            call[self.cache_argument] = call.pop(OLD_CACHE_NAME)
+        cache: Cache | None = call.get(self.cache_argument)
         self.prefilling = cache is None or int(cache.get_seq_length()) == 0
         self._count_in(call)
         if self.prefilling:
@@ -69,10 +73,9 @@ class VirtualTokens:
             call["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
 
 
-def _hide_cache(_module: nn.Module, _args: tuple[Any, ...], kwargs: Arguments, output: Any) -> None:
+def _hide_cache(_module: nn.Module, _args: tuple[Any, ...], kwargs: Arguments, output: Any) -> Any:
     """A caller who wants no cache gets none back, though a prefix came in one: `generate` would go on to use it."""
-    if kwargs.get("use_cache") is False and getattr(output, "past_key_values", None) is not None:
-        output.past_key_values = None
+    return without_cache(output) if kwargs.get("use_cache") is False else None
 
 
 def _length(call: Arguments) -> int:
@@ -110,17 +113,18 @@ def fill_cache(
     model: PreTrainedModel, keys_and_values: Callable[[], Tensor], heads: int
 ) -> Callable[[Arguments], None]:
     """A prefill that fills an empty cache with ``keys_and_values()`` [L, 2, k, d_kv], split over ``heads``."""
+    argument = cache_argument(model)
 
     def prefill(call: Arguments) -> None:
-        if model.training and model.is_gradient_checkpointing:
+        if model.training and recomputes_activations(model):
             raise MethodError("prefix tuning can't train with gradient checkpointing: the model drops its cache there")
         tokens: Tensor = call["input_ids"] if call.get("input_ids") is not None else call["inputs_embeds"]
-        if call.get("past_key_values") is None:
-            call["past_key_values"] = DynamicCache(config=model.config)
+        if call.get(argument) is None:
+            call[argument] = DynamicCache(config=model.config)
         # [L, 2, k, d_kv] -> [L, 2, 1, heads, k, head size] -> one batch entry each
         prefix = keys_and_values().unflatten(-1, (heads, -1)).transpose(2, 3).unsqueeze(2)
         prefix = prefix.expand(-1, -1, tokens.shape[0], -1, -1, -1)
         for layer, (keys, values) in enumerate(prefix):
-            call["past_key_values"].update(keys, values, layer)
+            call[argument].update(keys, values, layer)
 
     return prefill

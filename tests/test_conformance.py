@@ -12,8 +12,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 import methods
-from methods.adapter import Adapter
 from methods.adalora import Adalora, AdaloraAttached
+from methods.adapter import Adapter
 from methods.base import Attached, Method
 from methods.full import Full
 from methods.lora import Lora
@@ -245,7 +245,7 @@ def test_base_is_unchanged_bit_for_bit(case: str, family: str) -> None:
 
 @matrix
 def test_adalora_final_ranks_sum_to_the_budget(family: str) -> None:
-    """When the schedule has ended, the ranks of all projections sum to rank times their number, and no more are shipped."""
+    """When the schedule has ended, all ranks sum to rank times the number of projections, and no more are shipped."""
     attached = trained("adalora", family)
     assert isinstance(attached, AdaloraAttached)
     ranks = attached.ranks()

@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from bench.instruments.structure import Structure, StructureCounter
+from methods.compat import cache_argument
 
 X = torch.ones(4, 4)
 PRODUCT_FLOPS = 2 * 4 * 4 * 4
@@ -169,11 +170,11 @@ def llama_structures(
         mask = torch.ones(2, PROMPT + 1, dtype=torch.long)
         if padded:
             mask[0, :3] = 0
-        cache = DynamicCache()
+        cache = {cache_argument(model): DynamicCache()}
         with StructureCounter() as prefill:
-            model(input_ids=ids, attention_mask=mask[:, :PROMPT], past_key_values=cache)
+            model(input_ids=ids, attention_mask=mask[:, :PROMPT], **cache)
         with StructureCounter() as decode:
-            model(input_ids=ids[:, :1], attention_mask=mask, past_key_values=cache)
+            model(input_ids=ids[:, :1], attention_mask=mask, **cache)
     return prefill.result(), decode.result()
 
 

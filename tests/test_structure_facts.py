@@ -12,6 +12,7 @@ from bench.instruments.structure import Structure, StructureCounter
 from bench.instruments.timing import PHASES
 from methods.adapter import Adapter
 from methods.base import Method
+from methods.compat import cache_of
 from methods.lora import Lora
 from methods.p_tuning import PTuning
 from methods.p_tuning_v2 import PTuningV2
@@ -80,7 +81,8 @@ def positions(method: Method, inside: Callable[[torch.nn.Module], torch.nn.Modul
     for layer in model.model.layers:
         inside(layer).register_forward_pre_hook(lambda _m, args: seen.append(args[0].shape[1]))
     with torch.no_grad():
-        cache = model(input_ids=torch.arange(3, 3 + LENGTH)[None], use_cache=True).past_key_values
+        cache = cache_of(model(input_ids=torch.arange(3, 3 + LENGTH)[None], use_cache=True))
+    assert cache is not None
     return seen, cache.get_seq_length()
 
 

@@ -30,6 +30,7 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
     import torch
 
     from methods.anatomy import anatomy_of
+    from methods.compat import cache_of
 
     seen: list[int] = []
 
@@ -41,12 +42,13 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
         handle = last.register_forward_pre_hook(look)
         try:
             with torch.no_grad():
-                cache = subject.model(
-                    input_ids=subject.prompt(batch, length), use_cache=True, logits_to_keep=1
-                ).past_key_values
+                prompt = subject.prompt(batch, length)
+                cache = cache_of(subject.model(input_ids=prompt, use_cache=True, logits_to_keep=1))
         finally:
             handle.remove()
-        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        assert cache is not None
+        layers: list[Any] = cache.layers  # transformers' union also names kinds without keys
+        tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) // batch
         yield Reading("cache_length", int(cache.get_seq_length()), subject.state, batch, length)
         yield Reading("cache_bytes", size, subject.state, batch, length)

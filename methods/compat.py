@@ -1,0 +1,42 @@
+"""What transformers calls differently from one release to the next; the oldest that is served is 5.17."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+
+OLD_CACHE_NAME = "past_key_values"
+"""The key/value cache is ``cache`` from 5.24 on, as an argument and in what a forward pass returns."""
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """The argument of ``model.forward`` that takes a cache."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else OLD_CACHE_NAME
+
+
+def cache_of(output: Any) -> Cache | None:
+    """The cache that a forward pass returned, None where it made none."""
+    cache: Cache | None = getattr(output, _field(output), None)
+    return cache
+
+
+def without_cache(output: Any) -> Any:
+    """What a forward pass returned, less the cache."""
+    if cache_of(output) is None:
+        return output
+    # a new one, for setting a field to None leaves the value under its key
+    return dataclasses.replace(output, **{_field(output): None})
+
+
+def recomputes_activations(model: PreTrainedModel) -> bool:
+    """Whether gradient checkpointing is on, which is called activation checkpointing from 5.24 on."""
+    new = "is_activation_checkpointing"
+    return bool(getattr(model, new if hasattr(type(model), new) else "is_gradient_checkpointing"))
+
+
+def _field(output: Any) -> str:
+    return "cache" if hasattr(output, "cache") else OLD_CACHE_NAME
