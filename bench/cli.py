@@ -27,7 +27,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list the cell
 @app.command()
 def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False) -> None:
     """Measure one cell."""
-    from bench.config import compose_run
+    from bench.compose import compose_run
     from bench.session import run_command
 
     raise typer.Exit(run_command(compose_run(overrides or []), fresh=fresh, dry_run=dry_run))
@@ -36,7 +36,7 @@ def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = Fal
 @app.command()
 def multirun(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False) -> None:
     """Measure a grid of cells: study=default, or commas in overrides (method=lora,adapter method.rank=4,16)."""
-    from bench.config import compose_multirun
+    from bench.compose import compose_multirun
     from bench.session import run_command
 
     raise typer.Exit(run_command(compose_multirun(overrides or []), fresh=fresh, dry_run=dry_run))

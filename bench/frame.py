@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from bench import stats
+from bench.figures import Unit
 from bench.probes import figures
 from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Record, Status
 
 IDENTITY = (
     "cell", "study", "method", "implementation", "size", "model", "layers", "hidden_size",
     "batch_size", "prompt_length", "dtype", "attention", "runtime", "device", "threads", "seed",
-    "train_batch_size", "train_length", "train_tokens", "torch", "machine",
+    "data", "train_batch_size", "train_length", "train_tokens", "learning_rate", "settings",
+    "torch", "transformers", "machine",
     "state", "status", "reason",
 )  # fmt: skip
 """What a row is of. In the base model's rows ``method`` is ``control``, and ``cell`` says beside what it was timed."""
+
+TEXT = frozenset({
+    "cell", "study", "method", "implementation", "model", "dtype", "attention", "runtime", "device", "data",
+    "settings", "torch", "transformers", "machine", "state", "status", "reason",
+})  # fmt: skip
+WHOLE = frozenset({Unit.PARAMETERS, Unit.BYTES, Unit.TOKENS, Unit.COUNT, Unit.FLOPS})
+"""Units whose figures are integers."""
 
 BEFORE_AND_AFTER = ("loss", "bits_per_byte", "token_accuracy")
 """Figures that have two columns, ``NAME_before`` (the base) and ``NAME_after`` (this state)."""
@@ -44,8 +54,21 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
     rows = [row for record in records for row in _rows(record)]
     table = pd.DataFrame(rows, columns=columns())
     for name in table.columns:
-        if name not in IDENTITY or name in ("size", "layers", "hidden_size", "batch_size", "prompt_length"):
+        if name not in TEXT:
             table[name] = pd.to_numeric(table[name])
+    return table
+
+
+def export(records: Sequence[Record]) -> pd.DataFrame:
+    """`frame` with the types that CSV and Parquet promise, whatever is missing: text, whole numbers and floats."""
+    table = frame(records)
+    known = figures()
+    for name in table.columns:
+        figure = known.get(name)
+        if name in TEXT:
+            table[name] = table[name].astype("string")
+        elif (name in IDENTITY and name != "learning_rate") or (figure is not None and figure.unit in WHOLE):
+            table[name] = table[name].astype("Int64")
     return table
 
 
@@ -89,15 +112,25 @@ def _identity(record: Record, state: str) -> dict[str, Any]:
         "device": config["device"]["name"],
         "threads": config["device"]["threads"],
         "seed": config["seed"],
+        "data": config["data"]["name"],
         "train_batch_size": work["train_batch_size"],
         "train_length": work["train_length"],
         "train_tokens": work["train_batch_size"] * work["train_length"] * work["train_steps"],
+        "learning_rate": None if control else config["method"]["learning_rate"],
+        "settings": None if control else _settings(config["method"]),
         "torch": record.versions.get("torch"),
+        "transformers": record.versions.get("transformers"),
         "machine": record.machine.get("processor"),
         "state": state,
         "status": str(record.status),
         "reason": record.reason,
     }
+
+
+def _settings(method: Mapping[str, Any]) -> str:
+    """The method's own settings as JSON, for whoever swept one that has no column."""
+    own = {key: value for key, value in method.items() if key not in ("_target_", "learning_rate")}
+    return json.dumps(own, sort_keys=True)
 
 
 def _figures(record: Record, state: str, batch: int, length: int) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def resolve(config: Mapping[str, Any]) -> Resolved:
     except Unsupported as reason:
         return Resolved(cell, skip=str(reason))
     except (ModelError, MethodError) as error:
-        raise UsageError(f"{plan.model.name}, {plan.method.name}: {error}") from error
+        raise UsageError(f"{plan.model.label}, {plan.method.name}: {error}") from error
     return Resolved(cell, skip=None)
 
 
@@ -100,7 +100,7 @@ def _identity(config: Mapping[str, Any], plan: Plan) -> Cell:
         method=plan.method.name,
         implementation=IMPLEMENTATION,
         size=plan.method.size,
-        model=plan.model.name,
+        model=plan.model.label,
         config=full,
     )
 
@@ -183,10 +183,10 @@ def _check_positions(plan: Plan, anatomy: Anatomy) -> None:
     for key, length in lengths.items():
         if length > room:
             raise UsageError(
-                f"{key}: {length} positions are needed and {plan.model.name} has {room}; use a shorter one"
+                f"{key}: {length} positions are needed and {plan.model.label} has {room}; use a shorter one"
             )
         if length + plan.method.virtual_tokens > room:
             raise Unsupported(
                 f"{plan.method.virtual_tokens} virtual tokens and {length} others do not fit the {room} positions "
-                f"of {plan.model.name}"
+                f"of {plan.model.label}"
             )

@@ -49,7 +49,7 @@ class Cell:
     size: int | None
     """Rank, bottleneck or number of virtual tokens; None for a method without one."""
     model: str
-    """Name of the base model, as in ``conf/model``."""
+    """Name of the base model, as in ``conf/model``; of a checkpoint its hub id or folder."""
     config: Mapping[str, Any]
     """The composed configuration, plain values only, without what does not change a figure (study, folders)."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import tables
+from bench import render
 from bench.cell import Children
 from bench.config import Sweep
 from bench.errors import UsageError
@@ -42,22 +42,22 @@ def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
     if sweep.profile:
         _trace(summary, store, launcher, sweep.time_limit, console)
     console.print()
-    tables.print_table(summary.records, console)
+    render.print_table(summary.records, console)
     _close(summary, store, console)
     return VERDICT if summary.failed else OK
 
 
 def table_command(paths: Sequence[Path], format: str, output: Path | None) -> int:
     """Prints or writes the comparison of stored records."""
-    if format not in tables.FORMATS:
-        raise UsageError(f"--format {format}: there are {', '.join(tables.FORMATS)}")
+    if format not in render.FORMATS:
+        raise UsageError(f"--format {format}: there are {', '.join(render.FORMATS)}")
     records = read_paths(paths)
     if format == "text" and output is None:
-        tables.print_table(records, Console(highlight=False))
+        render.print_table(records, Console(highlight=False))
         return OK
     if format == "text":
         raise UsageError("--output needs --format md, csv, latex or parquet")
-    text = tables.render(records, format, output)
+    text = render.render(records, format, output)
     if format != "parquet" and output is not None:
         _write(output, text)
     elif format != "parquet":

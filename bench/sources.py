@@ -46,7 +46,7 @@ class ModelConfig:
     """One base model, from ``architecture`` and ``settings``, or from ``path`` and ``revision``, as ``source`` says."""
 
     name: str
-    """The file name in ``conf/model``; what tables print."""
+    """The file name in ``conf/model``."""
     source: ModelSource = ModelSource.config
     architecture: str | None = None
     """A transformers ``model_type``, such as ``llama``, ``gpt2``, ``gpt_neox``, ``opt`` or ``qwen3``."""
@@ -60,6 +60,11 @@ class ModelConfig:
     attention: Attention = Attention.sdpa
     tokenizer: str | None = BUILTIN
     """``builtin``, a hub id or a local folder; None for the tokenizer that a pretrained model comes with."""
+
+    @property
+    def label(self) -> str:
+        """What tables print: the name, and of a checkpoint where it came from."""
+        return self.path if self.source == ModelSource.pretrained and self.path else self.name
 
 
 class DataSource(StrEnum):

@@ -162,7 +162,7 @@ def test_no_text_is_lost_in_cutting(tmp_path: Path) -> None:
     assert "".join(f"{document}<|eos|>" for document in TEXTS).startswith(text.rstrip("\ufffd"))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_token_bytes_are_exact(text: str) -> None:
     """The bytes that the builtin tokenizer's tokens stand for add up to the text's own, whatever the text."""

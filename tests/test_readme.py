@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.render import render
 from bench.store import read_paths
-from bench.tables import render
 from tests.families import VOCABULARY, build
 
 ROOT = Path(__file__).parent.parent

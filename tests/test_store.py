@@ -84,7 +84,7 @@ def any_record(draw: st.DrawFn) -> Record:
 
 
 @given(record=any_record())
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_record_comes_back_equal(tmp_path: Path, record: Record) -> None:
     """Writing and reading changes nothing: neither a float's last bit, nor a type, nor a character."""
     back = read_record(Store(tmp_path).write(record))
@@ -140,7 +140,7 @@ def test_what_is_no_record_is_refused_by_name(tmp_path: Path, text: str) -> None
 
 
 @given(fraction=st.floats(min_value=0.0, max_value=0.999))
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_torn_record_is_refused_by_name(tmp_path: Path, fraction: float) -> None:
     """Wherever a file was cut off, it is no record."""
     path = Store(tmp_path).write(make_record(make_cell()))

@@ -1,0 +1,47 @@
+"""What a record's figures depend on besides the method: rows are compared only where all of it is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bench.records import Record
+
+FREE = ("method", "precision", "seed")
+"""Parts of a cell's configuration that may differ within one comparison."""
+POINTS = ("workload.batch_sizes", "workload.prompt_lengths")
+"""Lists whose entries are rows of their own."""
+UNTOLD = ("method._target_",)
+
+
+def context(record: Record) -> dict[str, Any]:
+    """What must be the same for two rows to be compared, by dotted key."""
+    whole = _flat(record.cell.config)
+    held = {key: value for key, value in whole.items() if key.split(".")[0] not in FREE and key not in POINTS}
+    versions = {name: record.versions.get(name) for name in ("torch", "transformers", "python")}
+    return {**held, **versions, "machine": record.machine.get("processor")}
+
+
+def settings(record: Record) -> dict[str, Any]:
+    """What may tell two rows of one method apart, by dotted key."""
+    whole = _flat(record.cell.config)
+    return {key: value for key, value in whole.items() if key.split(".")[0] in FREE and key not in UNTOLD}
+
+
+def differing(many: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys whose value is not the same everywhere."""
+    seen: dict[str, set[str]] = {}
+    many = list(many)
+    for key in dict.fromkeys(key for one in many for key in one):
+        seen[key] = {repr(one.get(key)) for one in many}
+    return [key for key, values in seen.items() if len(values) > 1]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

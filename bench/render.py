@@ -1,0 +1,126 @@
+"""How a comparison looks: for a terminal, Markdown, LaTeX, CSV and Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.errors import UsageError
+from bench.frame import export
+from bench.records import Record
+from bench.tables import CORE, EXTRA, KEYS, Grid, grids
+
+BEST = "*"
+"""Marks the best values on a terminal; elsewhere they are bold."""
+BEST_MEANS = "best; of a ratio, all that the interval can't tell from the best"
+FORMATS = ("text", "md", "csv", "latex", "parquet")
+
+
+def print_table(records: Sequence[Record], console: Console) -> None:
+    """The comparison, as wide as the console."""
+    for grid in grids(records, (*CORE, *EXTRA)):
+        shown = _fitting(grid, console.width)
+        # the title stands outside, so that it is not folded to the table's width
+        console.print(grid.title, style="bold", markup=False)
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+        for index in shown:
+            left = grid.headers[index][0] in ("method", "state")
+            header = "\n".join(_stacked(grid.headers[index]))
+            table.add_column(header, justify="left" if left else "right", no_wrap=True, vertical="bottom")
+        for number, row in enumerate(grid.rows):
+            table.add_row(*(_styled(row[i], (number, i) in grid.best) for i in shown))
+        console.print(table)
+        for note in _notes(grid, BEST):
+            console.print(note, markup=False)
+        console.print()
+
+
+def render(records: Sequence[Record], format: str, output: Path | None) -> str:
+    """The comparison in one of `FORMATS` but ``text``; Parquet goes to ``output``, and the text returned is empty.
+
+    Raises:
+        UsageError: the format is unknown, or Parquet has no file to go to.
+    """
+    if format == "csv":
+        return export(records).to_csv(index=False)
+    if format == "parquet":
+        if output is None:
+            raise UsageError("--format parquet needs --output FILE")
+        export(records).to_parquet(output, index=False)
+        return ""
+    if format not in ("md", "latex"):
+        raise UsageError(f"--format {format}: there are {', '.join(FORMATS)}")
+    parts = [(_markdown if format == "md" else _latex)(grid) for grid in grids(records, CORE)]
+    return "\n".join(parts)
+
+
+def _notes(grid: Grid, mark: str) -> list[str]:
+    return [*grid.footnotes, *([f"{mark} {BEST_MEANS}"] if grid.best else [])]
+
+
+def _fitting(grid: Grid, width: int) -> list[int]:
+    """Columns that fit, the core ones first and whatever their width."""
+    shown: list[int] = []
+    used = 0
+    for index, (header, column) in enumerate(zip(grid.headers, zip(*grid.rows, strict=True), strict=True)):
+        texts = [*_stacked(header), *(BEST * ((row, index) in grid.best) + text for row, text in enumerate(column))]
+        needed = max(map(len, texts)) + 1
+        if index < len(KEYS) + len(CORE) or used + needed <= width:
+            shown.append(index)
+            used += needed
+    return shown
+
+
+def _stacked(header: tuple[str, str]) -> list[str]:
+    """A header in as many lines as it has words, the unit last."""
+    return [*header[0].split(), header[1]]
+
+
+def _styled(text: str, best: bool) -> Text:
+    return Text(f"{BEST}{text}", style="bold green") if best else Text(text)
+
+
+def _plain_headers(grid: Grid) -> list[str]:
+    return [f"{name} ({unit})" if unit else name for name, unit in grid.headers]
+
+
+def _alignment(grid: Grid) -> list[str]:
+    return ["left" if name in ("method", "state") else "right" for name, _ in grid.headers]
+
+
+def _markdown(grid: Grid) -> str:
+    rows = [[f"**{t}**" if (r, c) in grid.best else t for c, t in enumerate(row)] for r, row in enumerate(grid.rows)]
+    body = pd.DataFrame(rows, columns=_plain_headers(grid))
+    text = body.to_markdown(index=False, disable_numparse=True, colalign=_alignment(grid))
+    notes = "".join(f"- {note}\n" for note in _notes(grid, "**bold**:"))
+    return f"**{grid.title}**\n\n{text}\n\n{notes}"
+
+
+def _latex(grid: Grid) -> str:
+    escaped = [[_tex(t) for t in row] for row in grid.rows]
+    rows = [
+        [rf"\textbf{{{t}}}" if (r, c) in grid.best else t for c, t in enumerate(row)] for r, row in enumerate(escaped)
+    ]
+    body = pd.DataFrame(rows, columns=[_tex(header) for header in _plain_headers(grid)])
+    align = "".join(side[0] for side in _alignment(grid))
+    notes = "".join(f"% {note}\n" for note in _notes(grid, "bold:"))
+    return body.to_latex(index=False, escape=False, column_format=align, caption=_tex(grid.title)) + notes
+
+
+def _tex(text: str) -> str:
+    for plain, tex in (
+        ("_", r"\_"),
+        ("±", r"$\pm$"),
+        ("×", r"$\times$"),
+        ("·", r"$\cdot$"),
+        ("µ", r"$\mu$"),
+        ("%", r"\%"),
+    ):
+        text = text.replace(plain, tex)
+    return text

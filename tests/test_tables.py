@@ -1,0 +1,238 @@
+"""Comparison tables: what stands beside what, what is marked and explained, and the columns that others rely on."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from bench.errors import UsageError
+from bench.frame import frame
+from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Record, Status
+from bench.render import print_table, render
+from bench.tables import CORE, KEYS, Grid, grids
+from tests.fakes import SIZES, make_cell, make_record
+
+PUBLIC = (
+    "cell", "study", "method", "implementation", "size", "model", "layers", "hidden_size", "batch_size",
+    "prompt_length", "dtype", "runtime", "device", "state", "status", "reason", "trained_parameters",
+    "shipped_parameters", "resident_parameters", "total_parameters", "checkpoint_bytes", "train_peak_bytes",
+    "train_weights_bytes", "train_gradients_bytes", "train_optimizer_state_bytes", "train_other_bytes",
+    "train_tokens_per_second", "prefill_seconds", "prefill_ratio", "prefill_ratio_low", "prefill_ratio_high",
+    "decode_seconds", "decode_ratio", "decode_ratio_low", "decode_ratio_high", "processes", "cache_length",
+    "cache_bytes", "decode_operations", "decode_matmuls", "decode_chain", "decode_matmul_chain",
+    "prefill_flops", "decode_flops", "merge_error", "loss_before", "loss_after",
+)  # fmt: skip
+"""What CSV and Parquet promise; a name that goes from here breaks somebody's notebook."""
+
+
+def study() -> list[Record]:
+    return [make_record(make_cell(method, size)) for method, size in SIZES.items()]
+
+
+def text(records: list[Record], width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_table(records, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def labels(grid: Grid) -> list[tuple[str, ...]]:
+    return [row[: len(KEYS)] for row in grid.rows]
+
+
+def test_columns_are_a_public_interface() -> None:
+    """CSV holds the promised columns, one row a cell, state and workload point, in base units, blank where missing."""
+    records = [
+        make_record(make_cell("lora", prompt_lengths=(64, 128))),
+        make_record(make_cell("adapter", 16), lacking=["train_peak_bytes"]),
+    ]
+    rows = list(csv.DictReader(io.StringIO(render(records, "csv", None))))
+    assert set(PUBLIC) <= set(rows[0])
+    found = [(row["method"], row["prompt_length"], row["state"]) for row in rows]
+    assert sorted(found) == sorted(
+        [("control", length, "control") for length in ("64", "128", "128")]
+        + [("lora", length, state) for length in ("64", "128") for state in ("unmerged", "merged")]
+        + [("adapter", "128", "unmerged")]
+    )
+    adapter = next(row for row in rows if row["method"] == "adapter")
+    assert adapter["train_peak_bytes"] == ""
+    reading = next(r.value for r in records[1].readings if r.figure == "checkpoint_bytes")
+    assert float(adapter["checkpoint_bytes"]) == reading
+    assert json.loads(adapter["settings"]) == {"size": 16}
+
+
+def test_parquet_holds_what_csv_holds(tmp_path: Path) -> None:
+    """Both exports have the same columns and values, and types that do not depend on what is missing."""
+    records = study()
+    assert render(records, "parquet", tmp_path / "t.parquet") == ""
+    parquet = pd.read_parquet(tmp_path / "t.parquet")
+    back = pd.read_csv(io.StringIO(render(records, "csv", None)), dtype=dict(parquet.dtypes))
+    pd.testing.assert_frame_equal(parquet, back)
+    render([make_record(make_cell(), status=Status.OOM)], "parquet", tmp_path / "empty.parquet")
+    assert dict(pd.read_parquet(tmp_path / "empty.parquet").dtypes) == dict(parquet.dtypes)
+    assert parquet["trained_parameters"].dtype == "Int64"
+
+
+def test_a_merged_row_shares_what_was_trained_once() -> None:
+    """Training's figures stand in both rows of a method; what serving costs is each row's own."""
+    rows = frame([make_record(make_cell("lora"))]).set_index("state")
+    for name in ("trained_parameters", "train_peak_bytes", "checkpoint_bytes"):
+        assert rows.loc[MERGED, name] == rows.loc[UNMERGED, name]
+        assert pd.isna(rows.loc[CONTROL, name])
+    assert rows.loc[MERGED, "resident_parameters"] == 0 < rows.loc[UNMERGED, "resident_parameters"]
+    assert rows.loc[CONTROL, "decode_ratio"] == 1.0
+    assert rows.loc[UNMERGED, "decode_ratio_low"] < rows.loc[UNMERGED, "decode_ratio"]
+    assert set(rows["processes"]) == {3}
+
+
+@given(order=st.permutations(range(len(SIZES))))
+@settings(max_examples=20)
+def test_the_order_of_records_changes_nothing(order: list[int]) -> None:
+    """The same records give the same tables in whatever order they were read."""
+    records = study()
+    assert grids([records[index] for index in order], CORE) == grids(records, CORE)
+
+
+def test_the_control_comes_first_and_once() -> None:
+    """It was timed beside every method, is one model, and has one row with its seconds and no parameters."""
+    (grid,) = grids(study(), CORE)
+    assert labels(grid)[0] == ("control", "", "control")
+    assert [label[0] for label in labels(grid)].count("control") == 1
+    control = dict(zip([name for name, _ in grid.headers], grid.rows[0], strict=True))
+    assert control["trained"] == ""
+    assert control["decode"].endswith("µs")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"dtype": "bfloat16"}, "bfloat16"),
+        ({"train_length": 64}, "training 4 × 64"),
+        ({"prompt_lengths": (512,)}, "batch 1 × 512"),
+        ({"threads": 2}, "2 threads"),
+        ({"model": "gpt2"}, "gpt2"),
+    ],
+)
+def test_what_can_not_be_compared_stands_apart(change: dict[str, object], told: str) -> None:
+    """Rows that differ in more than the method make groups of their own, and the titles say how they differ."""
+    both = grids([make_record(make_cell()), make_record(make_cell("adapter", 16, **change))], CORE)  # type: ignore[arg-type]
+    assert len(both) == 2
+    titled = [grid.title for grid in both if told in grid.title]
+    assert len(titled) == 1
+    assert both[0].title != both[1].title
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"machine": {"processor": "other"}}, "machine other"), ({"versions": {"torch": "2.13.0"}}, "torch 2.13.0")],
+)
+def test_other_machines_and_versions_stand_apart(change: dict[str, object], told: str) -> None:
+    """Records of another processor or torch are not put into one comparison, and the title names the difference."""
+    there = dataclasses.replace(make_record(make_cell("adapter", 16)), **change)  # type: ignore[arg-type]
+    both = grids([make_record(make_cell()), there], CORE)
+    assert len(both) == 2
+    assert sum(told in grid.title for grid in both) == 1
+
+
+def test_variants_of_one_method_are_told_apart() -> None:
+    """Two cells of the same method and size get a letter each, and a line says in what they differ."""
+    records = [make_record(make_cell(learning_rate=rate)) for rate in (1e-3, 1e-2)]
+    (grid,) = grids(records, CORE)
+    assert {label[0] for label in labels(grid)} == {"control", "lora a", "lora b"}
+    assert grid.footnotes[:2] == ("lora a 8: method.learning_rate 0.001", "lora b 8: method.learning_rate 0.01")
+
+
+def test_a_missing_figure_is_blank_with_its_reason() -> None:
+    """A figure that could not be had is an empty cell, and a footnote names cell, figure and reason."""
+    records = [make_record(make_cell()), make_record(make_cell("adapter", 16), lacking=["train_peak_bytes"])]
+    (grid,) = grids(records, CORE)
+    column = [name for name, _ in grid.headers].index("train mem")
+    row = next(row for row in grid.rows if row[0] == "adapter")
+    assert row[column] == ""
+    assert "adapter 16: train_peak_bytes: there is no train_peak_bytes here" in grid.footnotes
+
+
+@pytest.mark.parametrize("status", [Status.OOM, Status.TIMEOUT, Status.FAILED, Status.SKIPPED])
+def test_a_cell_that_ended_badly_is_a_row_with_its_reason(status: Status) -> None:
+    """It shows its status in place of a state, no figure, and the reason below."""
+    records = [make_record(make_cell()), make_record(make_cell("adapter", 16), status=status, reason="because")]
+    (grid,) = grids(records, CORE)
+    row = next(row for row in grid.rows if row[0] == "adapter")
+    assert row[: len(KEYS)] == ("adapter", "16", str(status))
+    assert set(row[len(KEYS) :]) == {""}
+    assert f"adapter 16: no figures: {status}: because" in grid.footnotes
+
+
+def test_the_best_are_marked() -> None:
+    """Of counts the best value alone; of ratios every one whose interval reaches the best one's; never the control."""
+    (grid,) = grids(study(), CORE)
+    headers = [name for name, _ in grid.headers]
+    trained = {row for row, column in grid.best if headers[column] == "trained"}
+    values = [float(row[headers.index("trained")]) if row[headers.index("trained")] else None for row in grid.rows]
+    assert trained == {row for row, value in enumerate(values) if value == min(v for v in values if v is not None)}
+    assert len([row for row, column in grid.best if headers[column] == "decode"]) > 1
+    assert 0 not in {row for row, _ in grid.best}
+
+
+def slower(record: Record, factor: float) -> Record:
+    pairs = [dataclasses.replace(p, arm_seconds=tuple(s * factor for s in p.arm_seconds)) for p in record.pairs]
+    return dataclasses.replace(record, pairs=tuple(pairs))
+
+
+def test_a_clearly_slower_method_is_not_best() -> None:
+    """Where intervals are far apart, one is marked and the other is not."""
+    records = [make_record(make_cell("adapter", 16)), slower(make_record(make_cell("prefix_tuning", 20)), 1.5)]
+    (grid,) = grids(records, CORE)
+    decode = [name for name, _ in grid.headers].index("decode")
+    assert [grid.rows[row][0] for row, column in grid.best if column == decode] == ["adapter"]
+
+
+def test_the_aa_line_is_of_its_own_workload_point() -> None:
+    """What a second control showed at one prompt length is not told of another."""
+    record = make_record(make_cell(prompt_lengths=(64, 128)))
+
+    def spoilt(pairs: Pairs) -> Pairs:
+        if (pairs.arm, pairs.prompt_length) != ("aa", 64):
+            return pairs
+        return dataclasses.replace(pairs, arm_seconds=tuple(2 * s for s in pairs.control_seconds))
+
+    found = grids([dataclasses.replace(record, pairs=tuple(map(spoilt, record.pairs)))], CORE)
+    assert ["2.000" in " ".join(grid.footnotes) for grid in found] == [True, False]
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_terminal_table_fits(width: int) -> None:
+    """No line of the table is wider than the terminal, the core figures are all there, and more where there is room."""
+    shown = text(study(), width)
+    assert max(map(len, shown.splitlines())) <= width
+    head = " ".join(shown.split("─")[0].split())
+    for word in ("trained", "mem", "tok/s", "prefill", "decode"):
+        assert word in head
+    assert ("shipped" in shown) == (width == 160)
+
+
+def test_markdown_and_latex_escape_what_would_be_markup() -> None:
+    """Every row is there, the best are bold, and an underscore in a name does not become a subscript."""
+    markdown, latex = render(study(), "md", None), render(study(), "latex", None)
+    assert "| prefix_tuning" in markdown
+    assert "**" in markdown
+    assert r"prefix\_tuning" in latex
+    assert r"\textbf{" in latex
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
+
+
+def test_formats_that_are_not_there_are_refused() -> None:
+    """An unknown format names those there are, and Parquet asks for a file."""
+    with pytest.raises(UsageError, match="parquet"):
+        render(study(), "html", None)
+    with pytest.raises(UsageError, match="--output"):
+        render(study(), "parquet", None)
