@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from bench.errors import UsageError
 
+USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -58,11 +60,28 @@ def table(
 
 def main() -> None:
     """Runs the command line; bad input ends with one line and status 2."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()
+        status = app(standalone_mode=False)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  # the one place that speaks to the person directly
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; what was recorded is kept, the same command goes on", file=sys.stderr)  # noqa: T201
-        raise SystemExit(130) from None
+        status = _end(f"error: {error}", USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _end("interrupted; what was recorded is kept, the same command goes on", INTERRUPTED)
+    except Exception as error:
+        # the parser's own refusals: their classes have moved from one release of typer to the next
+        if not hasattr(error, "format_message"):
+            raise
+        line = " ".join(error.format_message().split())
+        status = _end(f"error: {line}" if line else "", USAGE)  # no line: the help was printed
+    raise SystemExit(status)
+
+
+def _terminate(_signal: int, _frame: object) -> NoReturn:
+    """Ends as an exception would, so that children are ended and folders removed on the way out."""
+    raise SystemExit(TERMINATED)
+
+
+def _end(line: str, status: int) -> int:
+    if line:
+        print(line, file=sys.stderr)  # noqa: T201  # the one place that speaks to the person directly
+    return status

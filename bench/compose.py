@@ -6,9 +6,12 @@ checked next, in a child process (`bench.plan.resolve`), before the first cell s
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from typing import Any, cast
@@ -17,6 +20,7 @@ import yaml
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -27,6 +31,9 @@ from bench.config import Config, Sweep, Switch
 from bench.errors import UsageError
 
 GROUPS = ("method", "model", "data", "workload", "runtime", "device", "precision", "study")
+UNSWEPT = ("study", "results_dir", "profile", "time_limit")
+"""Keys that belong to a command, not to a cell."""
+DEFAULT_STUDY = "default"
 
 
 @cache
@@ -56,11 +63,11 @@ def compose_run(arguments: Sequence[str]) -> Sweep:
     Raises:
         UsageError: an override is unknown, malformed or a sweep.
     """
-    parsed = _parse(arguments)
-    for override in parsed:
-        if override.is_sweep_override():
-            raise UsageError(f"{override.input_line}: 'run' takes one cell; use 'multirun' for several")
-    return _sweep([list(arguments)], [], {})
+    with _hydra():
+        for override in _parse(arguments):
+            if override.is_sweep_override():
+                raise UsageError(f"{override.input_line}: 'run' takes one cell; use 'multirun' for several")
+        return _sweep([list(arguments)], [])
 
 
 def compose_multirun(arguments: Sequence[str]) -> Sweep:
@@ -69,66 +76,72 @@ def compose_multirun(arguments: Sequence[str]) -> Sweep:
     Raises:
         UsageError: an override is unknown or malformed.
     """
-    parsed = _parse(arguments)
-    study = next((o.value() for o in parsed if o.key_or_group == "study"), "default")
-    given = {o.key_or_group for o in parsed}
-    extra = [] if "study" in given else [f"study={study}"]
-    grid = {key: value for key, value in _grid(str(study)).items() if key not in given}
-    swept = _parse([f"{key}={value}" for key, value in grid.items()])
-    batches = BasicSweeper.split_arguments([*swept, *parsed], max_batch_size=None)
-    jobs = [[*extra, *job] for batch in batches for job in batch]
-    return _sweep(*_applicable(jobs), grid)
+    with _hydra():
+        parsed = _parse(arguments)
+        given = {override.key_or_group: override for override in parsed}
+        extra = [] if "study" in given else [f"study={DEFAULT_STUDY}"]
+        study = DEFAULT_STUDY if extra else _value(given["study"])
+        grid = {} if study is None else _grid(study)
+        swept = _parse([f"{key}={value}" for key, value in grid.items() if key not in given])
+        jobs = [[*extra, *job] for job in _cross([*swept, *parsed])]
+        return _sweep(*_applicable(jobs))
 
 
-def _sweep(jobs: Sequence[Sequence[str]], notes: Iterable[str], grid: Mapping[str, str]) -> Sweep:
-    configs = [_compose(job) for job in jobs]
-    if not configs:
-        raise UsageError("the sweep has no cell: an override has no values")
-    first = configs[0]
-    for config in configs:
-        if (config.results_dir, config.study) != (first.results_dir, first.study):
-            raise UsageError("results_dir and study can't be swept: give each its own command")
-    cells = []
-    for config in configs:
-        plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))
-        for key in ("study", "results_dir", "profile", "time_limit"):
-            plain.pop(key)
-        cells.append(plain)
-    return Sweep(
-        study=first.study.name,
-        title=first.study.title,
-        results_dir=first.results_dir,
-        profile=first.profile == Switch.on,
-        time_limit=first.time_limit,
-        cells=tuple(cells),
-        notes=tuple(notes),
-    )
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra on ``conf/``, with whatever it has to say about the input in one line."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_line(error)) from error
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(arguments))
-    except HydraException as error:
-        raise UsageError(_line(error)) from error
+    loader = GlobalHydra.instance().config_loader()  # knows the names that glob() stands for
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     for override in parsed:
-        group = override.key_or_group
-        if group in GROUPS and not override.is_delete():
-            for name in _values(override):
-                if name is not None and str(name) not in options(group):
-                    raise UsageError(f"{group}={name}: unknown {group}{_hint(str(name), options(group))}")
+        key = override.key_or_group
+        if override.is_hydra_override():
+            raise UsageError(f"{key}: Hydra's own settings have no effect here; leave it out")
+        if key in UNSWEPT and override.is_sweep_override():
+            raise UsageError(f"{key} can't be swept: give each its own command")
+        if key in GROUPS and not override.is_delete():
+            _check_names(key, override)
     return parsed
 
 
-def _values(override: Override) -> list[Any]:
-    if override.is_sweep_override():
-        jobs = BasicSweeper.split_arguments([override], max_batch_size=None)[0]
-        return [argument.split("=", 1)[1] for job in jobs for argument in job]
-    return [override.value()]
+def _check_names(group: str, override: Override) -> None:
+    swept = override.is_sweep_override()
+    names = [_value(_parse_one(argument)) for (argument,) in _cross([override])] if swept else [_value(override)]
+    for name in names:
+        if name not in options(group):
+            raise UsageError(f"{group}={name}: unknown {group}{_hint(str(name), options(group))}")
+
+
+def _parse_one(argument: str) -> Override:
+    return OverridesParser.create().parse_override(argument)
+
+
+def _value(override: Override) -> str | None:
+    """What a single override says, without quotes."""
+    value = None if override.is_delete() else override.value()
+    return None if value is None else str(value)
+
+
+def _cross(overrides: Sequence[Override]) -> list[list[str]]:
+    """Every combination of what the overrides sweep over."""
+    try:
+        (jobs,) = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)
+    except ValueError as error:  # a range without an end
+        raise UsageError(f"{' '.join(str(o.input_line) for o in overrides)}: {error}") from error
+    return jobs
 
 
 def _grid(study: str) -> dict[str, str]:
     """``hydra.sweeper.params`` of a study."""
-    params = _compose([f"study={study}"], with_hydra=True).hydra.sweeper.params or {}
+    params = compose("config", [f"study={study}"], return_hydra_config=True).hydra.sweeper.params or {}
     return {str(key): str(value) for key, value in params.items()}
 
 
@@ -155,22 +168,49 @@ def _applicable(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[st
 
 
 def _method_of(job: Sequence[str]) -> str:
-    names = [argument.split("=", 1)[1] for argument in job if argument.startswith("method=")]
-    return names[-1] if names else default("method")
+    names = [_value(_parse_one(argument)) for argument in job if argument.startswith("method=")]
+    return names[-1] or "" if names else default("method")
 
 
-def _compose(job: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    ConfigStore.instance().store(name="schema", node=Config)
+def _sweep(jobs: Sequence[Sequence[str]], notes: Iterable[str]) -> Sweep:
+    configs = [_compose(job) for job in jobs]
+    if not configs:
+        raise UsageError("the sweep has no cell: an override has no values")
+    first = configs[0]
+    _check(first)
+    cells = []
+    for config in configs:
+        plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))
+        cells.append({key: value for key, value in plain.items() if key not in UNSWEPT})
+    return Sweep(
+        study=first.study.name,
+        title=first.study.title,
+        results_dir=first.results_dir,
+        profile=first.profile == Switch.on,
+        time_limit=first.time_limit,
+        cells=tuple(cells),
+        notes=tuple(notes),
+    )
+
+
+def _check(config: DictConfig) -> None:
+    if unknown := sorted(set(config) - {field.name for field in dataclasses.fields(Config)}):
+        raise UsageError(f"there is no key '{unknown[0]}'; see conf/config.yaml for those there are")
+    if not 0 < config.time_limit < math.inf:
+        raise UsageError(f"time_limit must be a positive number of seconds, not {config.time_limit}")
+    if not config.results_dir.strip():
+        raise UsageError("results_dir must name a folder; leave it out for 'results'")
+
+
+def _compose(job: Sequence[str]) -> DictConfig:
     try:
-        with initialize_config_module("conf", version_base="1.3"):
-            config = compose("config", list(job), return_hydra_config=with_hydra)
-        if not with_hydra:
-            OmegaConf.resolve(config)
-            if missing := sorted(OmegaConf.missing_keys(config)):
-                raise UsageError(f"{', '.join(missing)} must be given: add {missing[0]}=VALUE")
-        return config
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UsageError(_line(error)) from error
+        config = compose("config", list(job))
+    except ValueError as error:  # a list, where a group takes one name
+        raise UsageError(f"{' '.join(job)}: {error}") from error
+    OmegaConf.resolve(config)
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise UsageError(f"{', '.join(missing)} must be given: add {missing[0]}=VALUE")
+    return config
 
 
 def _line(error: Exception) -> str:

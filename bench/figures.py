@@ -30,6 +30,17 @@ class Better(StrEnum):
     NEITHER = "neither"
 
 
+class Scope(StrEnum):
+    """What a figure is of, and so in which rows it stands."""
+
+    STATE = "state"
+    """Of one state alone."""
+    TRAINING = "training"
+    """Of the training, which the states of a method share: they were trained once."""
+    PROGRESS = "progress"
+    """Of the model before and after training: two columns, ``NAME_before`` and ``NAME_after``."""
+
+
 @dataclass(frozen=True)
 class Figure:
     """One figure that a probe measures."""
@@ -42,3 +53,4 @@ class Figure:
     better: Better
     meaning: str
     """One sentence."""
+    scope: Scope = Scope.STATE

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench import stats
-from bench.figures import Unit
+from bench.figures import Scope, Unit
 from bench.probes import figures
 from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Record, Status
 
@@ -29,23 +29,12 @@ TEXT = frozenset({
 WHOLE = frozenset({Unit.PARAMETERS, Unit.BYTES, Unit.TOKENS, Unit.COUNT, Unit.FLOPS})
 """Units whose figures are integers."""
 
-BEFORE_AND_AFTER = ("loss", "bits_per_byte", "token_accuracy")
-"""Figures that have two columns, ``NAME_before`` (the base) and ``NAME_after`` (this state)."""
-
-SHARED_WITH_UNMERGED = (
-    "trained_parameters", "shipped_parameters", "checkpoint_bytes",
-    "train_peak_bytes", "train_weights_bytes", "train_gradients_bytes", "train_optimizer_state_bytes",
-    "train_other_bytes", "train_cuda_allocated_bytes", "train_cuda_reserved_bytes",
-    "train_tokens_per_second", "train_step_seconds",
-)  # fmt: skip
-"""Figures of the training, which a merged row shares with the unmerged one: they were trained once."""
-
 
 def columns() -> list[str]:
     """All columns, in order."""
     measured: list[str] = []
-    for name in figures():
-        measured.extend([f"{name}_before", f"{name}_after"] if name in BEFORE_AND_AFTER else [name])
+    for name, figure in figures().items():
+        measured.extend([f"{name}_before", f"{name}_after"] if figure.scope is Scope.PROGRESS else [name])
     return [*IDENTITY, *measured]
 
 
@@ -135,16 +124,18 @@ def _settings(method: Mapping[str, Any]) -> str:
 
 def _figures(record: Record, state: str, batch: int, length: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    known = figures()
     for reading in record.readings:
         if reading.batch_size not in (None, batch) or reading.prompt_length not in (None, length):
             continue
         name, value = reading.figure, reading.value
-        if name in BEFORE_AND_AFTER:
+        scope = known[name].scope if name in known else Scope.STATE
+        if scope is Scope.PROGRESS:
             if reading.state == CONTROL:
                 found[f"{name}_before"] = value
             elif reading.state == state:
                 found[f"{name}_after"] = value
-        elif reading.state == state or (state == MERGED and reading.state == UNMERGED and name in SHARED_WITH_UNMERGED):
+        elif reading.state == state or (scope is Scope.TRAINING and (state, reading.state) == (MERGED, UNMERGED)):
             found[name] = value
     return {**found, **_latency(record, state, batch, length)}
 

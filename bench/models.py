@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
@@ -27,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, logging
 
 from bench.hub import one_line
 from bench.sources import BUILTIN, ModelConfig, ModelSource, is_local
@@ -203,7 +205,27 @@ def _hint(word: str, known: Collection[str]) -> str:
 def _model_path(config: ModelConfig) -> str:
     if config.path is None:
         raise ModelError("a pretrained model needs a hub id or a local folder: set model.path")
-    return _locate(config.path, ("config.json",))
+    path = _locate(config.path, ("config.json",))
+    if is_local(config.path):
+        _check_weights(Path(path))
+    return path
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuses a local checkpoint without weights, or with a torn file, before anything is loaded."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {SAFE_WEIGHTS_NAME}
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing and any((folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+        return  # torch's own format, which only loading can check
+    if missing:
+        raise ModelError(f"the local folder '{folder}' has no {missing[0]}: give one written by save_pretrained")
+    for name in names:
+        try:
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ModelError(f"{folder / name} is torn: {error}: copy it again") from error
 
 
 def _locate(path: str, files: Collection[str]) -> str:
@@ -227,5 +249,5 @@ def _one_line_errors(config: ModelConfig, source: str | None) -> Iterator[None]:
     except ImportError as error:
         what = one_line(error, source).rstrip(".")
         raise ModelError(f"model '{config.name}': {what}: install it, or choose another model.attention") from error
-    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
+    except (OSError, ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
         raise ModelError(f"model '{config.name}': {one_line(error, source)}") from error

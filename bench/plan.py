@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, cast
@@ -22,6 +23,7 @@ from methods import Method, MethodError, Unsupported
 from methods.anatomy import Anatomy
 
 IMPLEMENTATION = "peft-verdict"
+MOST_THREADS = 1024
 
 T = TypeVar("T")
 
@@ -75,6 +77,7 @@ def resolve(config: Mapping[str, Any]) -> Resolved:
     Raises:
         UsageError: something that the person who typed the command should put right.
     """
+    _check_finite(config, "")
     plan = read_plan(config)
     _check_numbers(plan)
     _check_device(plan)
@@ -121,7 +124,7 @@ def _build_method(config: Mapping[str, Any]) -> tuple[Method, float]:
     except (OmegaConfBaseException, MethodError) as error:
         raise UsageError(f"method: {_first_line(error)}") from error
     rate = config.get("learning_rate")
-    if not isinstance(rate, int | float) or not rate > 0:
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
         raise UsageError(f"method.learning_rate must be a positive number, not {rate}")
     return cast(Method, method), float(rate)
 
@@ -143,24 +146,40 @@ def _first_line(error: Exception) -> str:
     return f"{key}: {text}" if key and key not in text else text
 
 
+def _check_finite(values: Mapping[str, Any], prefix: str) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _check_finite(value, f"{prefix}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{prefix}{key} must be a finite number, not {value}")
+
+
 def _check_numbers(plan: Plan) -> None:
     work, precision = plan.workload, plan.precision
-    least = {
-        "workload.train_batch_size": (work.train_batch_size, 1),
-        "workload.train_length": (work.train_length, 2),
-        "workload.train_steps": (work.train_steps, 3),  # a first, a tracked and a timed one
-        "workload.held_out_sequences": (work.held_out_sequences, 1),
-        "workload.batch_sizes": (min(work.batch_sizes, default=0), 1),
-        "workload.prompt_lengths": (min(work.prompt_lengths, default=0), 1),
-        "precision.processes": (precision.processes, 1),
-        "precision.pairs": (precision.pairs, 1),
-        "precision.warmup_steps": (precision.warmup_steps, 1),
-        "precision.discarded_steps": (precision.discarded_steps, 0),
-        "device.threads": (1 if plan.device.threads is None else plan.device.threads, 1),
+    for key, values in (("batch_sizes", work.batch_sizes), ("prompt_lengths", work.prompt_lengths)):
+        if not values or not all(type(value) is int and value > 0 for value in values):
+            raise UsageError(f"workload.{key} must be a list of whole numbers of at least 1, not {values}")
+        if len(set(values)) < len(values):
+            raise UsageError(f"workload.{key} names a value twice: {values}; a point is measured once")
+    cuda = plan.device.type is DeviceType.cuda
+    ranges = {
+        "seed": (plan.seed, 0, 2**63 - 1),
+        "workload.train_batch_size": (work.train_batch_size, 1, None),
+        "workload.train_length": (work.train_length, 2, None),
+        # a first, a tracked and a timed step, and on CUDA one for the allocator's own peaks
+        "workload.train_steps": (work.train_steps, 4 if cuda else 3, None),
+        "workload.held_out_sequences": (work.held_out_sequences, 1, None),
+        "precision.processes": (precision.processes, 1, None),
+        "precision.pairs": (precision.pairs, 1, None),
+        "precision.warmup_steps": (precision.warmup_steps, 1, MOST_STEPS),
+        "precision.discarded_steps": (precision.discarded_steps, 0, MOST_STEPS - 1),
+        "device.threads": (1 if plan.device.threads is None else plan.device.threads, 1, MOST_THREADS),
     }
-    for key, (value, bound) in least.items():
-        if value < bound:
-            raise UsageError(f"{key} must be at least {bound}, not {value}")
+    for key, (value, least, most) in ranges.items():
+        if value < least:
+            raise UsageError(f"{key} must be at least {least}, not {value}")
+        if most is not None and value > most:
+            raise UsageError(f"{key} must be at most {most}, not {value}")
     if precision.block_seconds <= 0:
         raise UsageError(f"precision.block_seconds must be positive, not {precision.block_seconds}")
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.text import Text
 
 from bench.records import Cell, Record, Status
@@ -33,7 +32,7 @@ class Progress:
         """The span of a sweep with ``total`` cells to run."""
         self._total, self._done, self._started = total, 0, time.monotonic()
         if kept:
-            self.console.print(f"{kept} cells are recorded already; --fresh measures them again", highlight=False)
+            self._say(f"{kept} cells are recorded already; --fresh measures them again")
         if not self.console.is_terminal or total == 0:
             yield
             return
@@ -48,7 +47,7 @@ class Progress:
         """A cell starts."""
         self._cell, self._phase = cell.id, "starting"
         if self._live is None:
-            self.console.print(f"[{self._done + 1}/{self._total}] {escape(cell.id)} ...", highlight=False, markup=False)
+            self._say(f"[{self._done + 1}/{self._total}] {cell.id} ...")
 
     def phase(self, text: str) -> None:
         """The cell under way does something else now."""
@@ -65,7 +64,11 @@ class Progress:
             f": {record.reason}" if record.reason else "",
             f" ({self._left()})" if self._done < self._total else "",
         )
-        self.console.print(line, highlight=False)
+        self._say(line)
+
+    def _say(self, line: str | Text) -> None:
+        """One line, however long: what is no terminal may be a file that somebody greps."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _left(self) -> str:
         per_cell = (time.monotonic() - self._started) / max(self._done, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ UNMERGED = "unmerged"
 MERGED = "merged"
 AA = "aa"
 """The four arms. The first three are states that a table shows; ``aa`` is a second control, timed against the first."""
+
+LONGEST_SLUG = 80
+"""Characters of a cell's id before its digits: a model may be called by a long path, a file may not."""
 
 STRICT = {"extra": "forbid"}
 """How records are validated on reading: an unknown key is an error, not something to pass over."""
@@ -60,7 +64,7 @@ class Cell:
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
         words = [self.model, self.method] + ([] if self.size is None else [str(self.size)])
         slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(words).lower()).strip("-.")
-        return f"{slug}-{digest}"
+        return f"{slug[:LONGEST_SLUG]}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,14 @@ class Pairs:
     """Which of the two came first in each pair."""
     shared_weights: bool
     """Whether the arms shared one set of weights, because copies did not fit."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError unless there are as many blocks of each, one at least, and each took time."""
+        counts = {len(self.control_seconds), len(self.arm_seconds), len(self.control_first)}
+        if counts == {0} or len(counts) > 1:
+            raise ValueError(f"a process has pairs of blocks, not {sorted(counts)}")
+        if not all(0 < seconds < math.inf for seconds in (*self.control_seconds, *self.arm_seconds)):
+            raise ValueError("a block takes more than 0 seconds")
 
 
 @dataclass(frozen=True)

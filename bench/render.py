@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 from rich import box
@@ -41,23 +40,20 @@ def print_table(records: Sequence[Record], console: Console) -> None:
         console.print()
 
 
-def render(records: Sequence[Record], format: str, output: Path | None) -> str:
-    """The comparison in one of `FORMATS` but ``text``; Parquet goes to ``output``, and the text returned is empty.
+def render(records: Sequence[Record], format: str) -> bytes:
+    """The comparison as a file in one of `FORMATS` but ``text``.
 
     Raises:
-        UsageError: the format is unknown, or Parquet has no file to go to.
+        UsageError: the format is unknown.
     """
     if format == "csv":
-        return export(records).to_csv(index=False)
+        return export(records).to_csv(index=False).encode()
     if format == "parquet":
-        if output is None:
-            raise UsageError("--format parquet needs --output FILE")
-        export(records).to_parquet(output, index=False)
-        return ""
+        return bytes(export(records).to_parquet(None, index=False))
     if format not in ("md", "latex"):
         raise UsageError(f"--format {format}: there are {', '.join(FORMATS)}")
     parts = [(_markdown if format == "md" else _latex)(grid) for grid in grids(records, CORE)]
-    return "\n".join(parts)
+    return "\n".join(parts).encode()
 
 
 def _notes(grid: Grid, mark: str) -> list[str]:
@@ -109,18 +105,18 @@ def _latex(grid: Grid) -> str:
     ]
     body = pd.DataFrame(rows, columns=[_tex(header) for header in _plain_headers(grid)])
     align = "".join(side[0] for side in _alignment(grid))
-    notes = "".join(f"% {note}\n" for note in _notes(grid, "bold:"))
-    return body.to_latex(index=False, escape=False, column_format=align, caption=_tex(grid.title)) + notes
+    table = body.to_latex(index=False, escape=False, column_format=align, caption=_tex(grid.title))
+    notes = r" \\ ".join(_tex(note) for note in _notes(grid, "bold:"))
+    end = r"\end{table}"
+    return table.replace(end, rf"\par\raggedright\footnotesize {notes}" + f"\n{end}")
+
+
+_TEX: dict[str, str | int | None] = {
+    **{character: rf"\{character}" for character in "_%&#$" + "{}"},
+    **{"±": r"$\pm$", "×": r"$\times$", "·": r"$\cdot$", "µ": r"$\mu$", "Σ": r"$\Sigma$"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+}
 
 
 def _tex(text: str) -> str:
-    for plain, tex in (
-        ("_", r"\_"),
-        ("±", r"$\pm$"),
-        ("×", r"$\times$"),
-        ("·", r"$\cdot$"),
-        ("µ", r"$\mu$"),
-        ("%", r"\%"),
-    ):
-        text = text.replace(plain, tex)
-    return text
+    return text.translate(str.maketrans(_TEX))

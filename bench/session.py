@@ -29,13 +29,15 @@ def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
     for note in sweep.notes:
         console.print(f"note: {note}", markup=False)
     store = Store(Path(sweep.results_dir))
-    store.read()  # a folder that can't be used is refused before anything runs
+    store.check()  # a folder that can't be used is refused before anything runs
+    store.read()
     launcher = Launcher()
     with console.status("checking every cell") if console.is_terminal else nullcontext():
         resolved = resolve_cells(sweep.cells, launcher, str)
     if dry_run:
         for item in resolved:
-            console.print(item.cell.id + (f"  skipped: {item.skip}" if item.skip else ""), markup=False)
+            line = item.cell.id + (f"  skipped: {item.skip}" if item.skip else "")
+            console.print(line, markup=False, soft_wrap=True)
         return OK
     store.open()
     summary = run_sweep(resolved, sweep.study, store, Children(launcher, sweep.time_limit), Progress(console), fresh)
@@ -57,11 +59,13 @@ def table_command(paths: Sequence[Path], format: str, output: Path | None) -> in
         return OK
     if format == "text":
         raise UsageError("--output needs --format md, csv, latex or parquet")
-    text = render.render(records, format, output)
-    if format != "parquet" and output is not None:
-        _write(output, text)
-    elif format != "parquet":
-        sys.stdout.write(text)
+    if format == "parquet" and output is None:
+        raise UsageError("--format parquet needs --output FILE")
+    content = render.render(records, format)
+    if output is not None:
+        _write(output, content)
+    else:
+        sys.stdout.write(content.decode())
     return OK
 
 
@@ -77,9 +81,9 @@ def _trace(summary: Summary, store: Store, launcher: Launcher, limit: float, con
     console.print(f"traces: tensorboard --logdir {folder}", markup=False)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     try:
-        path.write_text(text)
+        path.write_bytes(content)
     except OSError as error:
         raise UsageError(f"--output {path}: {error.strerror}") from error
 

@@ -26,11 +26,10 @@ class ModelSource(StrEnum):
 
 
 class Dtype(StrEnum):
-    """The floating-point type of the base weights."""
+    """The floating-point type of the base weights. Not float16: AdamW's epsilon is zero there, so nothing trains."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
-    float16 = "float16"
 
 
 class Attention(StrEnum):

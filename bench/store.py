@@ -25,6 +25,23 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def check(self) -> None:
+        """Refuses a folder that can't be, before anything is made.
+
+        Raises:
+            UsageError: something else is in its place, or on the way there.
+        """
+        for place in (self.folder, *self.folder.absolute().parents):
+            try:
+                if not place.exists():
+                    continue
+                if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+                    return
+                problem = "can't be written" if place.is_dir() else "is no folder"
+            except OSError as error:
+                problem = str(error.strerror)
+            raise UsageError(f"results_dir={self.folder}: {place} {problem}; choose another")
+
     def open(self) -> None:
         """Makes the folder and tries it.
 
@@ -44,7 +61,11 @@ class Store:
         Raises:
             UsageError: a file is torn, edited or of a newer schema.
         """
-        return {record.cell_id: record for record in map(read_record, sorted(self.folder.glob(f"*{SUFFIX}")))}
+        try:
+            paths = sorted(self.folder.glob(f"*{SUFFIX}"))
+        except OSError as error:
+            raise UsageError(f"{self.folder} can't be read: {error.strerror}") from error
+        return {record.cell_id: record for record in map(read_record, paths)}
 
     def write(self, record: Record) -> Path:
         """Writes beside the old file and replaces it in one step, so that no reader ever sees half a record.
@@ -89,10 +110,12 @@ def read_record(path: Path) -> Record:
         raw: Any = json.loads(text, parse_constant=_refuse)
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is no record: {error}; move it away") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if not isinstance(version, int) or version < 1:
+        raise UsageError(f"{path} is no record: it has no schema_version; move it away")
+    if version > SCHEMA_VERSION:
         raise UsageError(
             f"{path} has schema {version}, newer than {SCHEMA_VERSION} of this version: update peft-verdict"
         )
@@ -119,9 +142,13 @@ def read_paths(paths: Iterable[Path]) -> list[Record]:
     """
     found: dict[str, Record] = {}
     for path in paths:
-        if not path.exists():
+        try:
+            there, folder = path.exists(), path.is_dir()
+        except OSError as error:
+            raise UsageError(f"{path} can't be read: {error.strerror}") from error
+        if not there:
             raise UsageError(f"{path} is not there; give a record or a folder of records")
-        records = list(Store(path).read().values()) if path.is_dir() else [read_record(path)]
+        records = list(Store(path).read().values()) if folder else [read_record(path)]
         if not records:
             raise UsageError(f"{path} holds no records; run a sweep first: python -m bench multirun")
         for record in records:

@@ -72,7 +72,7 @@ def run_sweep(
     todo: list[Resolved] = []
     for item in resolved:
         record = there.get(item.cell.id)
-        if record is not None and record.status is Status.OK and not fresh:
+        if record is not None and _stands(record, item) and not fresh:
             summary.kept.append(record)
         else:
             todo.append(item)
@@ -82,6 +82,11 @@ def run_sweep(
             summary.ran.append(_run_cell(item, study, store, measure, progress))
     summary.seconds = time.monotonic() - started
     return summary
+
+
+def _stands(record: Record, item: Resolved) -> bool:
+    """Whether a record need not be made again: it ended well, or its cell is still skipped for the same reason."""
+    return record.status is Status.OK or (record.status is Status.SKIPPED and record.reason == item.skip)
 
 
 def _run_cell(item: Resolved, study: str, store: Store, measure: Measure, progress: Progress) -> Record:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 
 from bench.context import context, differing, settings
-from bench.figures import Better, Unit
-from bench.frame import BEFORE_AND_AFTER, arm_ratio, frame, reasons, states
+from bench.figures import Better, Scope, Unit
+from bench.frame import arm_ratio, frame, reasons, states
 from bench.probes import figures
 from bench.records import AA, CONTROL, Record, Status
 from bench.units import scale_for, show
@@ -105,7 +105,8 @@ def _grid(group: _Group, wanted: Sequence[str], apart: Sequence[str]) -> Grid:
     names = [name for name in wanted if part[name].notna().any() or name in CORE]
     columns = [_column(part, name) for name in names]
     best = {(row, index) for index, name in enumerate(names, start=len(KEYS)) for row in _best(part, name)}
-    labels = [_labels(row, letters) for _, row in part.iterrows()]
+    measured = {record.cell_id for record in group.records if record.readings}
+    labels = [_labels(row, letters, measured) for _, row in part.iterrows()]
     rows = tuple((*label, *(column[1][i] for column in columns)) for i, label in enumerate(labels))
     headers = (*((key, "") for key in KEYS), *(column[0] for column in columns))
     here = context(group.records[0])
@@ -152,18 +153,20 @@ def _ordered(part: pd.DataFrame, letters: Mapping[str, str]) -> pd.DataFrame:
     if control.empty:
         return methods
     first = control.iloc[[0]].copy()
-    for name in figures():
+    for name, figure in figures().items():
         if name in control:
             first[name] = control[name].median()
-        elif name in BEFORE_AND_AFTER:
+        elif figure.scope is Scope.PROGRESS:
             first[f"{name}_after"] = control[f"{name}_before"].median()
     return pd.concat([first, methods])
 
 
-def _labels(row: pd.Series, letters: Mapping[str, str]) -> tuple[str, str, str]:
-    """Method, size and state; a cell that did not end well shows its status for a state."""
+def _labels(row: pd.Series, letters: Mapping[str, str], measured: Collection[str]) -> tuple[str, str, str]:
+    """Method, size and state; a cell that ended badly shows its status, beside the state where it has figures."""
     control = row["method"] == CONTROL
-    state = row["state"] if control or row["status"] == Status.OK else row["status"]
+    state = row["state"]
+    if not control and row["status"] != Status.OK:
+        state = f"{state}, {row['status']}" if row["cell"] in measured else row["status"]
     letter = "" if control else letters.get(row["cell"], "")
     return f"{row['method']} {letter}".rstrip(), "" if pd.isna(row["size"]) else f"{row['size']:.0f}", str(state)
 
@@ -183,7 +186,7 @@ def _ratio(row: pd.Series, name: str) -> str:
     if row["method"] == CONTROL:
         return show(float(row[name.replace("_ratio", "_seconds")]), Unit.SECONDS)
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{row[name]:.3f}" + ("" if pd.isna(low) else f" ±{(high - low) / 2:.3f}".replace("0.", ".", 1))
+    return f"{row[name]:.3f}" + ("" if pd.isna(low) else f" ±{(high - low) / 2:.3f}".replace("±0.", "±."))
 
 
 def _best(part: pd.DataFrame, name: str) -> list[int]:
@@ -211,15 +214,18 @@ def _footnotes(part: pd.DataFrame, records: Iterable[Record], letters: Mapping[s
         for state in sorted(stated):
             for figure, reason in reasons(record, state).items():
                 if figure == "*" or figure in shown:
+                    whole = "incomplete" if record.readings else "no figures"
                     what = f"no {state} row" if figure == "*" and state not in states(record) else figure
-                    why.setdefault((what.replace("*", "no figures"), reason), []).append(name)
+                    why.setdefault((what.replace("*", whole), reason), []).append(name)
     lines = [f"{', '.join(dict.fromkeys(names))}: {what}: {reason}" for (what, reason), names in why.items()]
     lines += [note for record in records for note in record.notes]
+    if sharing := [_name(record, letters) for record in records if any(pair.shared_weights for pair in record.pairs)]:
+        lines.append(f"{', '.join(dict.fromkeys(sharing))}: the arms shared one set of weights, as copies did not fit")
     if (part["method"] == CONTROL).any():
         lines.append("control: the untouched base; its latency is in seconds, the others' is over it")
     if copies := _copies(records, part.iloc[0]):
         lines.append(f"A/A: a second control, timed like an arm, came out at {copies} of the first")
-    if counts := sorted({int(count) for count in part["processes"].dropna()}):
+    if counts := sorted({int(count) for count in part["processes"].dropna() if count > 1}):
         lines.append(f"±: half the 95% interval, Student's t over {' or '.join(map(str, counts))} processes")
     return tuple(dict.fromkeys(lines))
 

@@ -33,7 +33,7 @@ from methods.anatomy import anatomy_of, embedding_shape
 Report = Callable[[str], None]
 """Tells the parent what is being done now."""
 
-MERGE_TOLERANCE = {Dtype.float32: 1e-4, Dtype.float16: 2e-2, Dtype.bfloat16: 1e-1}
+MERGE_TOLERANCE = {Dtype.float32: 1e-4, Dtype.bfloat16: 1e-1}
 """Largest merge error that rounding explains, by dtype; beyond it a merge is wrong and gets no row."""
 
 CHECKPOINT = "method.safetensors"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import operator
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -44,21 +45,26 @@ READINGS = st.builds(
     batch_size=st.none() | COUNTS,
     prompt_length=st.none() | COUNTS,
 )
-SECONDS = st.lists(FINITE, max_size=4).map(tuple)
-PAIRS = st.builds(
-    Pairs,
-    process=COUNTS,
-    phase=st.text(),
-    arm=st.text(),
-    batch_size=COUNTS,
-    prompt_length=COUNTS,
-    steps_per_block=COUNTS,
-    discarded_steps=COUNTS,
-    control_seconds=SECONDS,
-    arm_seconds=SECONDS,
-    control_first=st.lists(st.booleans(), max_size=4).map(tuple),
-    shared_weights=st.booleans(),
-)
+SECONDS = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+BLOCKS = st.lists(st.tuples(SECONDS, SECONDS, st.booleans()), min_size=1, max_size=4)
+
+
+@st.composite
+def any_pairs(draw: st.DrawFn) -> Pairs:
+    control, arm, first = zip(*draw(BLOCKS), strict=True)
+    return Pairs(
+        process=draw(COUNTS),
+        phase=draw(st.text()),
+        arm=draw(st.text()),
+        batch_size=draw(COUNTS),
+        prompt_length=draw(COUNTS),
+        steps_per_block=draw(COUNTS),
+        discarded_steps=draw(COUNTS),
+        control_seconds=control,
+        arm_seconds=arm,
+        control_first=first,
+        shared_weights=draw(st.booleans()),
+    )
 
 
 @st.composite
@@ -72,7 +78,7 @@ def any_record(draw: st.DrawFn) -> Record:
         cell=cell,
         readings=tuple(draw(st.lists(READINGS, max_size=4))),
         missing=tuple(draw(st.lists(st.builds(Missing, st.text(), st.text(), st.text()), max_size=3))),
-        pairs=tuple(draw(st.lists(PAIRS, max_size=3))),
+        pairs=tuple(draw(st.lists(any_pairs(), max_size=3))),
         notes=tuple(draw(st.lists(st.text(), max_size=3))),
         facts=draw(SETTINGS),
         machine=draw(SETTINGS),
@@ -108,6 +114,11 @@ SPOILT: dict[str, Spoil] = {
     "wrong type": lambda raw: raw.update(seconds="1.5"),
     "wrong type of a reading": lambda raw: raw["readings"][0].update(value="12"),
     "figure that is no number": lambda raw: raw["readings"][0].update(value=float("nan")),
+    "blocks without a partner": lambda raw: raw["pairs"][0]["arm_seconds"].pop(),
+    "no blocks": lambda raw: raw["pairs"][0].update(arm_seconds=[], control_seconds=[], control_first=[]),
+    "block that took no time": lambda raw: operator.setitem(raw["pairs"][0]["arm_seconds"], 0, 0.0),
+    "schema 0": lambda raw: raw.update(schema_version=0),
+    "no schema": lambda raw: raw.pop("schema_version"),
     "unknown status": lambda raw: raw.update(status="fine"),
     "newer schema": lambda raw: raw.update(schema_version=SCHEMA_VERSION + 1),
     "newer schema with unknown keys": lambda raw: raw.update(schema_version=SCHEMA_VERSION + 1, colour="red"),
@@ -130,7 +141,10 @@ def test_a_spoilt_record_is_refused_by_name(tmp_path: Path, how: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "7", "{}", '{"cell_id": "x"', "\x00\x01", '{"schema_version": 1}'])
+NO_RECORDS = ["", "[]", "null", "7", "{}", '{"cell_id": "x"', "\x00\x01", '{"schema_version": 1}', "[" * 10**5]
+
+
+@pytest.mark.parametrize("text", NO_RECORDS, ids=range(len(NO_RECORDS)))
 def test_what_is_no_record_is_refused_by_name(tmp_path: Path, text: str) -> None:
     """Any other JSON, or none, is refused as a spoilt record is."""
     path = tmp_path / "x.json"

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -55,7 +54,7 @@ def test_columns_are_a_public_interface() -> None:
         make_record(make_cell("lora", prompt_lengths=(64, 128))),
         make_record(make_cell("adapter", 16), lacking=["train_peak_bytes"]),
     ]
-    rows = list(csv.DictReader(io.StringIO(render(records, "csv", None))))
+    rows = list(csv.DictReader(io.StringIO(render(records, "csv").decode())))
     assert set(PUBLIC) <= set(rows[0])
     found = [(row["method"], row["prompt_length"], row["state"]) for row in rows]
     assert sorted(found) == sorted(
@@ -70,15 +69,14 @@ def test_columns_are_a_public_interface() -> None:
     assert json.loads(adapter["settings"]) == {"size": 16}
 
 
-def test_parquet_holds_what_csv_holds(tmp_path: Path) -> None:
+def test_parquet_holds_what_csv_holds() -> None:
     """Both exports have the same columns and values, and types that do not depend on what is missing."""
     records = study()
-    assert render(records, "parquet", tmp_path / "t.parquet") == ""
-    parquet = pd.read_parquet(tmp_path / "t.parquet")
-    back = pd.read_csv(io.StringIO(render(records, "csv", None)), dtype=dict(parquet.dtypes))
+    parquet = pd.read_parquet(io.BytesIO(render(records, "parquet")))
+    back = pd.read_csv(io.StringIO(render(records, "csv").decode()), dtype=dict(parquet.dtypes))
     pd.testing.assert_frame_equal(parquet, back)
-    render([make_record(make_cell(), status=Status.OOM)], "parquet", tmp_path / "empty.parquet")
-    assert dict(pd.read_parquet(tmp_path / "empty.parquet").dtypes) == dict(parquet.dtypes)
+    empty = render([make_record(make_cell(), status=Status.OOM)], "parquet")
+    assert dict(pd.read_parquet(io.BytesIO(empty)).dtypes) == dict(parquet.dtypes)
     assert parquet["trained_parameters"].dtype == "Int64"
 
 
@@ -222,7 +220,7 @@ def test_a_terminal_table_fits(width: int) -> None:
 
 def test_markdown_and_latex_escape_what_would_be_markup() -> None:
     """Every row is there, the best are bold, and an underscore in a name does not become a subscript."""
-    markdown, latex = render(study(), "md", None), render(study(), "latex", None)
+    markdown, latex = render(study(), "md").decode(), render(study(), "latex").decode()
     assert "| prefix_tuning" in markdown
     assert "**" in markdown
     assert r"prefix\_tuning" in latex
@@ -230,9 +228,29 @@ def test_markdown_and_latex_escape_what_would_be_markup() -> None:
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
 
 
-def test_formats_that_are_not_there_are_refused() -> None:
-    """An unknown format names those there are, and Parquet asks for a file."""
+def test_a_format_that_is_not_there_is_refused() -> None:
+    """An unknown format names those there are."""
     with pytest.raises(UsageError, match="parquet"):
-        render(study(), "html", None)
-    with pytest.raises(UsageError, match="--output"):
-        render(study(), "parquet", None)
+        render(study(), "html")
+
+
+def test_a_cell_that_ended_half_way_keeps_its_states_apart() -> None:
+    """Figures that were had before a time-out are shown, and the rows say of which state they are."""
+    record = dataclasses.replace(make_record(make_cell()), status=Status.TIMEOUT, reason="too long", pairs=())
+    (grid,) = grids([record, make_record(make_cell("adapter", 16))], CORE)
+    assert [label[2] for label in labels(grid)] == ["control", "unmerged", "unmerged, timeout", "merged, timeout"]
+    assert "lora 8: incomplete: timeout: too long" in grid.footnotes
+
+
+def test_one_process_claims_no_interval() -> None:
+    """With a single process there is no ±, and no line that explains one."""
+    (grid,) = grids([make_record(make_cell(), processes=1)], CORE)
+    assert "±" not in "".join("".join(row) for row in grid.rows) + "".join(grid.footnotes)
+
+
+def test_shared_weights_are_told() -> None:
+    """A reader of the table learns that the arms shared storage, without opening a record."""
+    record = make_record(make_cell())
+    pairs = tuple(dataclasses.replace(pair, shared_weights=True) for pair in record.pairs)
+    (grid,) = grids([dataclasses.replace(record, pairs=pairs)], CORE)
+    assert any("shared one set of weights" in note for note in grid.footnotes)

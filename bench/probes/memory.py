@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from bench.figures import Better, Figure, Unit
+from bench.figures import Better, Figure, Scope, Unit
 from bench.records import Missing, Reading
 from bench.subject import Stage, Subject
 
+_bytes = partial(Figure, unit=Unit.BYTES, better=Better.LOWER, scope=Scope.TRAINING)
 FIGURES = (
-    Figure(
-        "train_peak_bytes", "train mem", Unit.BYTES, Better.LOWER, "Peak bytes of live tensors over a training step."
-    ),
-    Figure("train_weights_bytes", "weights", Unit.BYTES, Better.LOWER, "Of these: weights, trained or not."),
-    Figure("train_gradients_bytes", "gradients", Unit.BYTES, Better.LOWER, "Of these: gradients alive at the peak."),
-    Figure("train_optimizer_state_bytes", "optimizer", Unit.BYTES, Better.LOWER, "Of these: optimiser state."),
-    Figure("train_other_bytes", "activations", Unit.BYTES, Better.LOWER, "Of these: activations and all else."),
-    Figure("train_cuda_allocated_bytes", "cuda alloc", Unit.BYTES, Better.LOWER, "CUDA's own peak of allocated bytes."),
-    Figure(
-        "train_cuda_reserved_bytes", "cuda reserved", Unit.BYTES, Better.LOWER, "CUDA's own peak of reserved bytes."
-    ),
+    _bytes("train_peak_bytes", "train mem", meaning="Peak bytes of live tensors over a training step."),
+    _bytes("train_weights_bytes", "weights", meaning="Of these: weights, trained or not."),
+    _bytes("train_gradients_bytes", "gradients", meaning="Of these: gradients alive at the peak."),
+    _bytes("train_optimizer_state_bytes", "optimizer", meaning="Of these: optimiser state."),
+    _bytes("train_other_bytes", "activations", meaning="Of these: activations and all else."),
+    _bytes("train_cuda_allocated_bytes", "cuda alloc", meaning="CUDA's own peak of allocated bytes."),
+    _bytes("train_cuda_reserved_bytes", "cuda reserved", meaning="CUDA's own peak of reserved bytes."),
 )
 STAGES = frozenset({Stage.TRAINING})
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from bench.figures import Better, Figure, Unit
+from bench.figures import Better, Figure, Scope, Unit
 from bench.records import CONTROL, MERGED, Missing, Reading
 from bench.subject import Stage, Subject
 
+_count = partial(Figure, unit=Unit.PARAMETERS, better=Better.LOWER)
 FIGURES = (
-    Figure("trained_parameters", "trained", Unit.PARAMETERS, Better.LOWER, "Parameters that training changes."),
-    Figure("shipped_parameters", "shipped", Unit.PARAMETERS, Better.LOWER, "Parameters that the checkpoint holds."),
-    Figure(
+    _count("trained_parameters", "trained", meaning="Parameters that training changes.", scope=Scope.TRAINING),
+    _count("shipped_parameters", "shipped", meaning="Parameters that the checkpoint holds.", scope=Scope.TRAINING),
+    _count(
         "resident_parameters",
         "resident",
-        Unit.PARAMETERS,
-        Better.LOWER,
-        "Parameters that the method keeps in memory at inference; full fine-tuning's are the model's own.",
+        meaning="Parameters that the method keeps in memory at inference; full fine-tuning's are the model's own.",
     ),
     Figure(
         "total_parameters",
@@ -25,7 +25,9 @@ FIGURES = (
         Better.NEITHER,
         "Parameters of the base model and the method while training.",
     ),
-    Figure("checkpoint_bytes", "file", Unit.BYTES, Better.LOWER, "Size of the checkpoint file on disk."),
+    Figure(
+        "checkpoint_bytes", "file", Unit.BYTES, Better.LOWER, "Size of the checkpoint file on disk.", Scope.TRAINING
+    ),
 )
 STAGES = frozenset(Stage)
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from bench.figures import Better, Figure, Unit
+from bench.figures import Better, Figure, Scope, Unit
 from bench.records import Missing, Reading
 from bench.subject import Stage, Subject
 
+_quality = partial(Figure, scope=Scope.PROGRESS)
 FIGURES = (
-    Figure("loss", "loss", Unit.NATS, Better.LOWER, "Mean negative log-likelihood of a held-out token."),
-    Figure(
-        "bits_per_byte", "bits/byte", Unit.BITS, Better.LOWER, "The same in bits for each byte of the held-out text."
-    ),
-    Figure(
-        "token_accuracy", "accuracy", Unit.FRACTION, Better.HIGHER, "Held-out tokens that the model predicts first."
-    ),
+    _quality("loss", "loss", Unit.NATS, Better.LOWER, "Mean negative log-likelihood of a held-out token."),
+    _quality("bits_per_byte", "bits/byte", Unit.BITS, Better.LOWER, "The same in bits for each byte of held-out text."),
+    _quality("token_accuracy", "accuracy", Unit.FRACTION, Better.HIGHER, "Held-out tokens that the model ranks first."),
 )
 STAGES = frozenset({Stage.BASE, Stage.SERVED})
 

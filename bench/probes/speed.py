@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 
-from bench.figures import Better, Figure, Unit
+from bench.figures import Better, Figure, Scope, Unit
 from bench.records import Missing, Reading
 from bench.subject import Stage, Subject
 
@@ -16,8 +16,9 @@ FIGURES = (
         Unit.TOKENS_PER_SECOND,
         Better.HIGHER,
         "Real tokens over the median step's seconds.",
+        Scope.TRAINING,
     ),
-    Figure("train_step_seconds", "step", Unit.SECONDS, Better.LOWER, "Median seconds of a training step."),
+    Figure("train_step_seconds", "step", Unit.SECONDS, Better.LOWER, "Median seconds of a step.", Scope.TRAINING),
 )
 STAGES = frozenset({Stage.TRAINING})
 

@@ -1,0 +1,290 @@
+"""What is typed: overrides become cells, and bad input is one line with status 2 before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.compose import compose_multirun, compose_run, options
+from bench.errors import UsageError
+from bench.findings import Resolved
+from bench.plan import read_plan
+from bench.records import SCHEMA_VERSION, Status
+from bench.store import Store
+from bench.worker import resolve_all
+from tests.fakes import make_cell, make_record
+
+ROOT = Path(__file__).parent.parent
+METHODS = {"full", "prompt_tuning", "p_tuning", "p_tuning_v2", "prefix_tuning", "adapter", "lora", "adalora", "qlora"}
+
+
+def resolve(arguments: Sequence[str], single: bool = False) -> list[Resolved]:
+    """The cells of a command, checked as the command would.
+
+    Raises:
+        UsageError: the first that is refused.
+    """
+    sweep = compose_run(arguments) if single else compose_multirun(arguments)
+    found = resolve_all(sweep.cells, str)
+    for item in found:
+        if isinstance(item, str):
+            raise UsageError(item)
+    return [item for item in found if isinstance(item, Resolved)]
+
+
+def test_the_default_study_has_every_method() -> None:
+    """With no arguments ``multirun`` takes all nine methods on the embedded model; each is its own cell."""
+    cells = [item.cell for item in resolve([])]
+    assert {cell.method for cell in cells} == METHODS == set(options("method"))
+    assert {cell.model for cell in cells} == {"tiny"}
+    assert len({cell.id for cell in cells}) == len(METHODS)
+    assert all(item.skip is None for item in resolve([]))
+
+
+def test_a_grid_crosses_what_applies() -> None:
+    """A setting that one method lacks multiplies only the methods that have it, and says so."""
+    sweep = compose_multirun(["method=lora,adapter,prefix_tuning", "method.rank=4,16"])
+    items = resolve(["method=lora,adapter,prefix_tuning", "method.rank=4,16"])
+    unique = {item.cell.id: (item.cell.method, item.cell.size) for item in items}
+    assert sorted(unique.values()) == [("adapter", 16), ("lora", 4), ("lora", 16), ("prefix_tuning", 20)]
+    assert any("method.rank" in note and "adapter" in note for note in sweep.notes)
+
+
+def test_a_setting_without_a_method_goes_to_the_default_one() -> None:
+    """``method.rank=4,8`` alone sweeps the rank of what ``method`` is by default."""
+    assert {item.cell.size for item in resolve(["~study", "method.rank=4,8"])} == {4, 8}
+
+
+@pytest.mark.parametrize("text", ["method=choice(lora,adapter)", "method='lora',adapter", "method=glob([lo*,adapter])"])
+def test_hydra_sweeps_as_its_users_know_them(text: str) -> None:
+    """Commas, choice() and glob() name the same cells."""
+    assert {item.cell.method for item in resolve([text])} == {"lora", "adapter"}
+
+
+def test_a_range_sweeps_a_size() -> None:
+    """``range`` works on numbers."""
+    assert {item.cell.size for item in resolve(["method=lora", "method.rank=range(4,13,4)"])} == {4, 8, 12}
+
+
+def test_what_does_not_change_a_figure_does_not_change_the_cell() -> None:
+    """Folders, the time limit and a default spelt out leave the id, so that a sweep is taken up where it was."""
+    (plain,) = resolve(["method=lora"], single=True)
+    same = ["results_dir=/elsewhere", "time_limit=9", "profile=on", "method.rank=8", "method.targets=[q,v]"]
+    for override in same:
+        assert resolve(["method=lora", override], single=True)[0].cell.id == plain.cell.id
+    for override in ["method.rank=4", "seed=1", "model=gpt2", "precision=standard", "device.threads=2"]:
+        assert resolve(["method=lora", override], single=True)[0].cell.id != plain.cell.id
+
+
+@pytest.mark.parametrize("name", options("model"))
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_configuration_builds(name: str, method: str) -> None:
+    """Each method on each model of ``conf/`` composes into a plan, and all but a checkpoint's are found good."""
+    if name != "pretrained":
+        (item,) = resolve([f"method={method}", f"model={name}"], single=True)
+        assert item.skip is None
+    else:
+        assert read_plan(compose_run([f"method={method}", "model=pretrained"]).cells[0]).model.path is None
+
+
+REFUSED: dict[str, tuple[list[str], list[str]]] = {
+    "unknown method": (["method=lorra"], ["method=lorra", "lora"]),
+    "unknown method in a sweep": (["method=lora,adaptor"], ["adaptor", "adapter"]),
+    "unknown model": (["model=gpt3"], ["model=gpt3", "gpt2"]),
+    "unknown study": (["study=nothing"], ["study=nothing", "default"]),
+    "null for a group": (["method=null"], ["method", "lora"]),
+    "endless range": (["method.rank=range(1,5,0)"], ["range"]),
+    "interval": (["method.rank=interval(1,4)"], ["INTERVAL"]),
+    "glob that matches nothing": (["method.rank=glob(*)"], ["no cell"]),
+    "unknown key": (["method.rnk=4"], ["method.rnk"]),
+    "unknown key of a group": (["workload.batch=4"], ["workload.batch"]),
+    "unknown top key": (["sede=1"], ["sede"]),
+    "unknown added key": (["+method.colour=red"], ["colour"]),
+    "setting of another method": (["method=adapter", "method.rank=4"], ["method.rank"]),
+    "rank 0": (["method=lora", "method.rank=0"], ["rank", "0"]),
+    "rank -1": (["method=lora", "method.rank=-1"], ["rank", "-1"]),
+    "rank 4.5": (["method=lora", "method.rank=4.5"], ["rank", "4.5"]),
+    "rank of a word": (["method=lora", "method.rank=four"], ["rank", "four"]),
+    "no rank": (["method=lora", "method.rank=null"], ["rank"]),
+    "rank larger than the layer": (["method=lora", "method.rank=1000"], ["rank 1000", "128"]),
+    "one bad cell of many": (["method=lora", "method.rank=4,8,1000"], ["rank 1000"]),
+    "bottleneck 0": (["method=adapter", "method.bottleneck=0"], ["bottleneck", "0"]),
+    "bottleneck too large": (["method=adapter", "method.bottleneck=300"], ["bottleneck 300", "256"]),
+    "no virtual tokens": (["method=prefix_tuning", "method.num_virtual_tokens=0"], ["num_virtual_tokens", "0"]),
+    "unknown target": (["method=lora", "method.targets=[query]"], ["query", "all-linear"]),
+    "unknown placement": (["method=adapter", "method.placement=both"], ["placement", "both"]),
+    "schedule that does not fit": (["method=adalora", "method.final_steps=99"], ["final_steps"]),
+    "learning rate 0": (["method=lora", "method.learning_rate=0"], ["learning_rate"]),
+    "unsupported family": (
+        ["model.architecture=bloom", "model.settings={hidden_size: 64, n_layer: 2, n_head: 4}"],
+        ["BloomForCausalLM", "model.layers", "transformer.h", "methods/anatomy.py"],
+    ),
+    "unknown architecture": (["model.architecture=lama"], ["lama", "llama"]),
+    "misspelt setting of a model": (["+model.settings.hiden_size=64"], ["hiden_size"]),
+    "unknown dtype": (["model.dtype=float33"], ["float33"]),
+    "folder without a model": (["model=pretrained", "model.path=./tests"], ["tests", "config.json"]),
+    "folder that is not there": (["model=pretrained", "model.path=./nowhere"], ["nowhere"]),
+    "no path": (["model=pretrained"], ["model.path"]),
+    "no data path": (["data=dataset"], ["data.path"]),
+    "data that is not there": (["data=dataset", "data.path=./nowhere.jsonl"], ["nowhere.jsonl"]),
+    "too little text": (["workload.train_steps=100000"], ["fewer"]),
+    "sequence longer than the positions": (["workload.prompt_lengths=[4000]"], ["workload.prompt_lengths", "2048"]),
+    "no batch size": (["workload.batch_sizes=[]"], ["workload.batch_sizes"]),
+    "batch size 0": (["workload.batch_sizes=[0]"], ["workload.batch_sizes"]),
+    "no processes": (["precision.processes=0"], ["precision.processes"]),
+    "negative block": (["precision.block_seconds=-1"], ["precision.block_seconds"]),
+    "no threads": (["device.threads=0"], ["device.threads"]),
+    "no time": (["time_limit=0"], ["time_limit"]),
+    "seed of a word": (["seed=one"], ["seed", "one"]),
+    "no CUDA": (["device=cuda"], ["device=cuda", "device=cpu"]),
+    "half a list": (["method.targets=[q"], ["[q"]),
+    "no equals sign": (["method"], ["method"]),
+    "swept folder": (["results_dir=a,b"], ["results_dir"]),
+    "swept profile": (["profile=on,off"], ["profile"]),
+    "no folder": (["results_dir="], ["results_dir"]),
+    "endless time": (["time_limit=inf"], ["time_limit"]),
+    "rate that is no number": (["method.learning_rate=nan"], ["method.learning_rate", "nan"]),
+    "endless rate": (["method.learning_rate=inf"], ["method.learning_rate", "inf"]),
+    "switch for a rate": (["method.learning_rate=true"], ["method.learning_rate"]),
+    "alpha that is no number": (["method.alpha=nan"], ["method.alpha", "nan"]),
+    "no targets": (["method.targets=[]"], ["targets"]),
+    "block that is no number": (["precision.block_seconds=nan"], ["precision.block_seconds"]),
+    "more warm-up than a cache may grow": (["precision.warmup_steps=400"], ["precision.warmup_steps", "64"]),
+    "the same point twice": (["workload.batch_sizes=[1,1]"], ["workload.batch_sizes"]),
+    "list in a list": (["workload.batch_sizes=[[1]]"], ["workload.batch_sizes"]),
+    "seed beyond 64 bits": (["seed=99999999999999999999"], ["seed"]),
+    "heads that do not share": (["model.settings.num_key_value_heads=3"], ["num_key_value_heads"]),
+    "no heads": (["model.settings.num_attention_heads=0"], ["model"]),
+    "half precision": (["model.dtype=float16"], ["float16", "bfloat16"]),
+    "hydra's own": (["hydra.launcher.n_jobs=2"], ["hydra"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_line_that_names_it(case: str) -> None:
+    """Whatever is wrong is said in one line, with the key or value at fault and, where there is one, a way out."""
+    arguments, words = REFUSED[case]
+    with pytest.raises(UsageError) as caught:
+        resolve(["~study", *arguments] if "study" not in arguments[0] else arguments)
+    line = str(caught.value)
+    assert "\n" not in line
+    assert len(line) < 500
+    for word in words:
+        assert word in line
+
+
+def test_a_sweep_is_no_single_cell() -> None:
+    """``run`` refuses a comma and names ``multirun``."""
+    with pytest.raises(UsageError, match="multirun"):
+        compose_run(["method=lora,adapter"])
+
+
+def test_virtual_tokens_that_do_not_fit_skip_their_cell() -> None:
+    """A prompt that fills the positions leaves no room for a prefix: a skipped cell with a reason, not a refusal."""
+    items = resolve(["method=lora,prefix_tuning", "workload.prompt_lengths=[1984]"])
+    skips = {item.cell.method: item.skip for item in items}
+    assert skips["lora"] is None
+    assert "20 virtual tokens" in str(skips["prefix_tuning"])
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done
+    assert len(done.stderr.splitlines()) == 1, done
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stdout + done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.slow
+def test_a_refused_command_ends_with_status_2_and_leaves_nothing(tmp_path: Path) -> None:
+    """One line on stderr, status 2, no folder made: for the parent's own checks and for those that need a child."""
+    refused(command("multirun", "method=lorra", folder=tmp_path), "lorra")
+    refused(command("multirun", "method=lora", "method.rank=1000", folder=tmp_path), "rank 1000")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_a_newer_record_is_refused_and_not_touched(tmp_path: Path) -> None:
+    """A results folder that a newer version wrote is named with its schema before any cell is checked."""
+    record = dataclasses.replace(make_record(make_cell()), schema_version=SCHEMA_VERSION + 1)
+    path = Store(tmp_path).write(record)
+    before = path.read_bytes()
+    refused(command("multirun", f"results_dir={tmp_path}", folder=tmp_path), path.name, "schema")
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (before, [path])
+
+
+def test_a_results_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    """A file in the way is named before any cell is checked, and stays."""
+    (tmp_path / "results").write_text("mine")
+    refused(command("multirun", folder=tmp_path), "results_dir=results")
+    assert (tmp_path / "results").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["table", "nowhere"], ["nowhere"]),
+        (["table", "empty"], ["empty", "no records"]),
+        (["table", "records", "--format", "html"], ["html", "latex"]),
+        (["table", "records", "--format", "csv", "--output", "no/such/folder.csv"], ["no/such/folder.csv"]),
+        (["table", "records", "--format", "parquet", "--output", "no/such/folder.pq"], ["no/such/folder.pq"]),
+        (["table", "records", "--format", "parquet"], ["--output"]),
+        (["table", "records", "--output", "x.txt"], ["--format"]),
+        (["table", "records/torn.json"], ["torn.json"]),
+    ],
+)
+def test_a_table_that_can_not_be_made_is_refused(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    """Paths, formats and files that will not do are named in one line, status 2."""
+    (tmp_path / "empty").mkdir()
+    store = Store(tmp_path / "records")
+    store.open()
+    store.write(make_record(make_cell()))
+    if "torn" in arguments[1]:
+        (tmp_path / "records" / "torn.json").write_text("{")
+    refused(command(*arguments, folder=tmp_path), *words)
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["table", "--colour"], ["run", "--rank", "4"]])
+def test_unknown_verbs_and_options_end_with_status_2(tmp_path: Path, arguments: list[str]) -> None:
+    """The parser's own refusals have the same status and no traceback."""
+    done = command(*arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_table_needs_no_results_of_this_version_alone(tmp_path: Path) -> None:
+    """The table of a folder with a failed cell is printed, status 0: showing what was recorded is no verdict."""
+    store = Store(tmp_path / "results")
+    store.open()
+    store.write(make_record(make_cell()))
+    store.write(make_record(make_cell("adapter", 16), status=Status.OOM, reason="too large"))
+    done = command("table", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "too large" in done.stdout
+    csv = command("table", "--format", "csv", "--output", "t.csv", folder=tmp_path)
+    assert (csv.returncode, csv.stdout) == (0, "")
+    assert (tmp_path / "t.csv").read_text().startswith("cell,study,method")
+
+
+def test_records_hold_their_schema_version(tmp_path: Path) -> None:
+    """Whoever reads the JSON elsewhere finds the version at the top level."""
+    path = Store(tmp_path).write(make_record(make_cell()))
+    assert json.loads(path.read_text())["schema_version"] == SCHEMA_VERSION
