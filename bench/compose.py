@@ -217,9 +217,10 @@ def _line(error: Exception) -> str:
     """What Hydra or OmegaConf found, in one line; the cause says more than the frame around it."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if unknown := re.search(r"Could not override '([^']+)'", str(error)):
-        group, _, key = unknown[1].rpartition(".")
+        full = str(getattr(error.__cause__, "full_key", None) or unknown[1])  # of a whole dictionary, the key in it
+        group, _, key = full.rpartition(".")
         where = f"{group} has no key '{key}'" if group else f"there is no key '{key}'"
-        return f"{unknown[1]}: {where}; see conf/{group.split('.')[0] or 'config.yaml'} for those there are"
+        return f"{full}: {where}; see conf/{group.split('.')[0] or 'config.yaml'} for those there are"
     text = str(error) if cause is error else f"{error}: {cause}"
     # what follows is where the grammar is documented, or where in the schema the key stands
     return " ".join(re.split(r"See https|\n\s*full_key", text)[0].split())

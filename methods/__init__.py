@@ -19,7 +19,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from methods.base import Attached, Count, Method, read_checkpoint
+from methods.base import Attached, Count, Method, base_of, read_checkpoint
 from methods.errors import MethodError, Unsupported
 
 __all__ = ["Attached", "Count", "Method", "MethodError", "Unsupported", "available", "load"]
@@ -43,8 +43,10 @@ def load(model: PreTrainedModel, path: Path) -> Attached:
     Raises:
         MethodError: the file is not a checkpoint of ours, or does not fit the model.
     """
-    name, settings, tensors = read_checkpoint(path)
+    found = read_checkpoint(path)
     classes = available()
-    if name not in classes:
-        raise MethodError(f"{path} holds the method '{name}', which is not one of {', '.join(classes)}")
-    return classes[name].from_settings(settings).restore(model, tensors)
+    if found.method not in classes:
+        raise MethodError(f"{path} holds the method '{found.method}', which is not one of {', '.join(classes)}")
+    if (base := base_of(model)) != found.base:
+        raise MethodError(f"{path} was made on another base: {found.base}, and this one is {base}")
+    return classes[found.method].from_settings(found.settings).restore(model, found.tensors)

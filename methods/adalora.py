@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, Projection, anatomy_of
-from methods.base import Attached, Count, Method, whole, within
+from methods.base import Attached, Count, Method, finite, fraction, names, whole
 from methods.errors import MethodError
 from methods.low_rank import (
     Branch,
@@ -62,14 +62,19 @@ class Adalora(Method):
         whole(self.total_steps, "total_steps")
         whole(self.interval, "interval")
         whole(self.start, "start_rank", self.rank)
-        within(self.beta1, "beta1", 0.0, 1.0)
-        within(self.beta2, "beta2", 0.0, 1.0)
+        finite(self.alpha, "alpha")
+        finite(self.penalty_weight, "penalty_weight", zero=True)
+        fraction(self.beta1, "beta1")
+        fraction(self.beta2, "beta2")
+        for name in ("initial_steps", "final_steps"):
+            if getattr(self, name) is not None:
+                whole(getattr(self, name), name, 0)
         if self.begin < 0 or self.begin >= self.end:
             raise MethodError(
                 f"adalora needs initial_steps + final_steps below total_steps, not {self.begin} + "
                 f"{self.total_steps - self.end} of {self.total_steps}"
             )
-        object.__setattr__(self, "targets", tuple(self.targets))
+        object.__setattr__(self, "targets", names(self.targets, "targets"))
 
     @property
     def size(self) -> int:
@@ -120,8 +125,7 @@ class Adalora(Method):
         trained = sum(self.start * (p.in_features + p.out_features + 1) for p in projections)
         return Count(trained=trained, shipped=sum(self.rank * (p.in_features + p.out_features) for p in projections))
 
-    def attach(self, model: PreTrainedModel) -> Attached:
-        self.check(model)
+    def _attach(self, model: PreTrainedModel) -> Attached:
 
         def branch(projection: Projection, base: nn.Module) -> Triplets:
             like = {"device": next(base.parameters()).device, "dtype": model.dtype}
@@ -129,7 +133,7 @@ class Adalora(Method):
 
         return AdaloraAttached(self, model, attach_branches(model, self.projections(model), branch))
 
-    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
 
 
@@ -186,8 +190,10 @@ class AdaloraAttached(LowRankAttached):
         ]
         self.keep = [torch.ones_like(t.lam, dtype=torch.bool) for t in self.triplets]
 
-    def penalty(self) -> Tensor:
+    def penalty(self) -> Tensor | None:
         """gamma times the mean of ||P^T P - I|| and ||Q Q^T - I|| over all projections."""
+        if not self.triplets:  # served
+            return None
         identity = torch.eye(self.method.start, device=self.triplets[0].P.device)
         norms = [
             torch.linalg.matrix_norm(gram.float() - identity)
@@ -198,10 +204,12 @@ class AdaloraAttached(LowRankAttached):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        for tensors in self.importance:
-            for tensor in tensors:
-                tensor.update()
-        if self.method.allocates(step):
+        # In the final phase the distribution stands (section 3.3): importance is kept as it was, and so who is pruned.
+        if step < self.method.end:
+            for tensors in self.importance:
+                for tensor in tensors:
+                    tensor.update()
+        if self.triplets and self.method.allocates(step):
             self._allocate(self.method.budget(step, len(self.triplets)))
 
     def _allocate(self, budget: int) -> None:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from methods.anatomy import Anatomy, anatomy_of
-from methods.base import Attached, Count, Method, expect, freeze, whole
+from methods.base import Attached, Count, Method, expect, freeze, member, whole
 from methods.errors import MethodError
 
 
@@ -53,7 +53,9 @@ class Adapter(Method):
         whole(self.skip_layers, "skip_layers", 0)
         if self.activation not in ACT2FN:
             raise MethodError(f"activation '{self.activation}' is unknown; use one of {', '.join(sorted(ACT2FN))}")
-        object.__setattr__(self, "placement", Placement(self.placement))
+        if any(ACT2FN[self.activation].parameters()):
+            raise MethodError(f"activation '{self.activation}' has weights of its own, which nothing would ship")
+        object.__setattr__(self, "placement", member(Placement, self.placement, "placement"))
 
     @property
     def size(self) -> int:
@@ -84,8 +86,8 @@ class Adapter(Method):
         count = len(self.places(model)) * (2 * d * b + d + b)
         return Count(trained=count, shipped=count)
 
-    def attach(self, model: PreTrainedModel) -> Attached:
-        hidden_size = self.check(model).hidden_size
+    def _attach(self, model: PreTrainedModel) -> Attached:
+        hidden_size = anatomy_of(model).hidden_size
         freeze(model)
         return AdapterAttached(
             self,
@@ -99,13 +101,13 @@ class Adapter(Method):
             },
         )
 
-    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        attached = self.attach(model)
+    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        attached = self._attach(model)
         own = attached.trained()
         try:
             expect(shipped, {name: tuple(parameter.shape) for name, parameter in own.items()}, self.name)
         except MethodError:
-            attached.detach()
+            attached._detach()
             raise
         for name, parameter in own.items():
             parameter.data.copy_(shipped[name])
@@ -164,6 +166,6 @@ class AdapterAttached(Attached):
         for parameter in self._parameters().values():
             parameter.requires_grad_(False)
 
-    def detach(self) -> None:
+    def _detach(self) -> None:
         for path, bottleneck in self.places.values():
             self.model.set_submodule(path, bottleneck.base)

@@ -213,13 +213,16 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
     family = _family_of(model)
     config = model.config.get_text_config()
     heads = int(config.num_attention_heads)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    if heads % kv_heads:
+        raise MethodError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
     layers = model.get_submodule(family.layers)
     assert isinstance(layers, nn.ModuleList)
     return Anatomy(
         family=family,
         layers=tuple(f"{family.layers}.{index}" for index in range(len(layers))),
         hidden_size=int(config.hidden_size),
-        kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        kv_heads=kv_heads,
         head_size=int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         heads=heads,
         max_positions=getattr(config, "max_position_embeddings", None),
@@ -233,10 +236,11 @@ def _family_of(model: PreTrainedModel) -> Family:
             layers = model.get_submodule(family.layers)
         except AttributeError:
             continue
-        layer = next(layers.children(), nn.Module())
-        names = {name for name, _ in layer.named_modules()}
-        lost = sorted({slot.path for slot in family.slots.values()} - names)
-        if not lost:
+        wanted = {slot.path for slot in family.slots.values()}
+        # each layer, for some families (mixtures of experts) have layers of more than one kind
+        lacking = [sorted(wanted - {name for name, _ in layer.named_modules()}) for layer in layers.children()]
+        lost = next((names for names in lacking if names), [])
+        if lacking and not lost:
             return family
         partial.append(
             f"{family.layers} is there (as in {family.name}) but in a layer these are missing: {', '.join(lost)}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -19,6 +22,8 @@ from methods.anatomy import Anatomy, anatomy_of
 from methods.errors import MethodError
 
 FORMAT = "peft-verdict/1"
+OCCUPANT = "_peft_verdict_method"
+"""Attribute of a model that names the method inside it."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +68,33 @@ class Method(ABC):
     def count(self, model: PreTrainedModel) -> Count:
         """Trained and shipped parameters by formula, from names and shapes only."""
 
-    @abstractmethod
     def attach(self, model: PreTrainedModel) -> Attached:
         """Freezes ``model``, puts the method into it in place and returns the handle that trains, saves and removes it.
 
         Raises:
-            MethodError: see `check`.
+            MethodError: see `check`; or the model holds a method already.
         """
+        with _occupied(model, self.name):
+            self.check(model)
+            return self._attach(model)
 
-    @abstractmethod
     def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         """Puts the method into ``model`` in its serving form, with the tensors of a checkpoint.
 
         Raises:
-            MethodError: a tensor is missing, surplus or of another shape.
+            MethodError: a tensor is missing, surplus or of another shape; or the model holds a method already.
         """
+        with _occupied(model, self.name):
+            self.check(model)
+            return self._restore(model, shipped)
+
+    @abstractmethod
+    def _attach(self, model: PreTrainedModel) -> Attached:
+        """`attach` on a model that was checked."""
+
+    @abstractmethod
+    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        """`restore` on a model that was checked."""
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, object]) -> Self:
@@ -85,7 +102,18 @@ class Method(ABC):
         known = {field.name for field in dataclasses.fields(cls)}
         if surplus := sorted(set(settings) - known):
             raise MethodError(f"{cls.name} knows no setting {', '.join(surplus)}")
-        return cls(**settings)  # each class checks its own values
+        try:
+            return cls(**settings)  # each class checks its own values
+        except (TypeError, ValueError) as error:
+            raise MethodError(f"{cls.name}: {error}") from error
+
+
+class State(Enum):
+    """Where a method is."""
+
+    ATTACHED = "attached"
+    MERGED = "merged"
+    DETACHED = "detached"
 
 
 class Attached(ABC):
@@ -93,6 +121,7 @@ class Attached(ABC):
 
     method: Method
     model: PreTrainedModel
+    state: State = State.ATTACHED
 
     @abstractmethod
     def trained(self) -> dict[str, nn.Parameter]:
@@ -124,24 +153,66 @@ class Attached(ABC):
         """Folds the method into the base weights and removes it from the module tree.
 
         Raises:
-            MethodError: the method can't be merged.
+            MethodError: the method can't be merged, or is no longer in the model.
         """
-        raise MethodError(f"{self.method.name} has no merged form")
+        if not self.method.mergeable:
+            raise MethodError(f"{self.method.name} has no merged form")
+        self._leave(State.MERGED, self._merge)
 
-    @abstractmethod
     def detach(self) -> None:
         """Removes the method and leaves the base as it was, bit for bit.
 
         Raises:
             MethodError: the base weights themselves were changed (full fine-tuning, a merged method).
         """
+        self._leave(State.DETACHED, self._detach)
+
+    def _merge(self) -> None:
+        """`merge`, for a method that can."""
+        raise NotImplementedError  # pragma: no cover  # a mergeable method without it is a bug
+
+    @abstractmethod
+    def _detach(self) -> None:
+        """`detach`, while the method is in the model."""
+
+    def _leave(self, state: State, leave: Callable[[], None]) -> None:
+        if self.state is not State.ATTACHED:
+            raise MethodError(f"{self.method.name} is {self.state.value} already; load the base anew to go on from it")
+        leave()
+        self.state = state
+        if hasattr(self.model, OCCUPANT):
+            delattr(self.model, OCCUPANT)
 
     def save(self, path: Path) -> Path:
         """Writes the shipped tensors and the settings into one safetensors file and returns its path."""
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.shipped().items()}
-        settings = json.dumps(dataclasses.asdict(self.method), sort_keys=True)
-        save_file(tensors, path, metadata={"format": FORMAT, "method": self.method.name, "settings": settings})
+        metadata = {
+            "format": FORMAT,
+            "method": self.method.name,
+            "settings": json.dumps(dataclasses.asdict(self.method), sort_keys=True),
+            "base": json.dumps(base_of(self.model), sort_keys=True),
+        }
+        save_file(tensors, path, metadata=metadata)
         return path
+
+
+def base_of(model: PreTrainedModel) -> dict[str, object]:
+    """What a checkpoint needs of the model that it is loaded into."""
+    anatomy = anatomy_of(model)
+    return {"family": anatomy.family.name, "layers": len(anatomy.layers), "hidden_size": anatomy.hidden_size}
+
+
+@contextmanager
+def _occupied(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Marks the model as holding a method; a second one would freeze the first, or be dropped when it is removed."""
+    if holds := getattr(model, OCCUPANT, None):
+        raise MethodError(f"the model holds {holds} already; merge or detach it first")
+    setattr(model, OCCUPANT, name)
+    try:
+        yield
+    except BaseException:
+        delattr(model, OCCUPANT)
+        raise
 
 
 def freeze(model: nn.Module) -> None:
@@ -156,10 +227,43 @@ def whole(value: int, what: str, least: int = 1) -> None:
         raise MethodError(f"{what} must be a whole number of at least {least}, not {value}")
 
 
-def within(value: float, what: str, low: float, high: float) -> None:
-    """Refuses a number outside [low, high]."""
-    if not low <= value <= high:
-        raise MethodError(f"{what} must lie between {low} and {high}, not {value}")
+def fraction(value: float, what: str) -> None:
+    """Refuses a number outside [0, 1)."""
+    if not 0.0 <= value < 1.0:
+        raise MethodError(f"{what} must be at least 0 and less than 1, not {value}")
+
+
+def finite(value: float, what: str, zero: bool = False) -> None:
+    """Refuses a number that is not positive (or, with ``zero``, negative), or not finite."""
+    if not (0.0 <= value < math.inf) or (value == 0 and not zero):
+        raise MethodError(f"{what} must be a {'number of at least 0' if zero else 'positive number'}, not {value}")
+
+
+E = TypeVar("E", bound=Enum)
+
+
+def member(kind: type[E], value: object, what: str) -> E:
+    """A value of an enumeration, spelled as in configuration and checkpoints.
+
+    Raises:
+        MethodError: naming those there are.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise MethodError(f"{what} must be one of {', '.join(str(one.value) for one in kind)}, not {value}") from None
+
+
+def names(value: str | Iterable[str], what: str) -> tuple[str, ...]:
+    """Several names, of which configuration and checkpoints bring a list and a hurried caller just one.
+
+    Raises:
+        MethodError: there is none.
+    """
+    found = (value,) if isinstance(value, str) else tuple(value)
+    if not found:
+        raise MethodError(f"{what} must name at least one")
+    return found
 
 
 def expect(shipped: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], method: str) -> None:
@@ -182,8 +286,19 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def read_checkpoint(path: Path) -> tuple[str, dict[str, object], dict[str, Tensor]]:
-    """Method name, settings and tensors of a file written by `Attached.save`.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file written by `Attached.save`."""
+
+    method: str
+    settings: dict[str, object]
+    base: dict[str, object]
+    """`base_of` the model that it was made on."""
+    tensors: dict[str, Tensor]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """What a file holds.
 
     Raises:
         MethodError: the file is absent, torn or not ours.
@@ -196,4 +311,8 @@ def read_checkpoint(path: Path) -> tuple[str, dict[str, object], dict[str, Tenso
         raise MethodError(f"{path} can't be read as a checkpoint: {error}") from error
     if metadata.get("format") != FORMAT:
         raise MethodError(f"{path} is no {FORMAT} checkpoint (format: {metadata.get('format')})")
-    return metadata["method"], json.loads(metadata["settings"]), tensors
+    try:
+        settings, base = json.loads(metadata["settings"]), json.loads(metadata["base"])
+        return Checkpoint(metadata["method"], dict(settings), dict(base), tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MethodError(f"{path} is no {FORMAT} checkpoint: its metadata are broken ({error})") from error

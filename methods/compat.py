@@ -26,6 +26,8 @@ def cache_of(output: Any) -> Cache | None:
 
 def without_cache(output: Any) -> Any:
     """What a forward pass returned, less the cache."""
+    if isinstance(output, tuple):  # return_dict=False
+        return tuple(part for part in output if not isinstance(part, Cache))
     if cache_of(output) is None:
         return output
     # a new one, for setting a field to None leaves the value under its key

@@ -32,12 +32,12 @@ class Full(Method):
         count = sum(parameter.numel() for parameter in model.parameters())
         return Count(trained=count, shipped=count)
 
-    def attach(self, model: PreTrainedModel) -> Attached:
+    def _attach(self, model: PreTrainedModel) -> Attached:
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         return FullAttached(self, model)
 
-    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         own = dict(model.named_parameters())
         expect(shipped, {name: tuple(parameter.shape) for name, parameter in own.items()}, self.name)
         for name, parameter in own.items():
@@ -68,5 +68,5 @@ class FullAttached(Attached):
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
 
-    def detach(self) -> None:
+    def _detach(self) -> None:
         raise MethodError("full fine-tuning can't be detached: it changed the base weights; load them anew")

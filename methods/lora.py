@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, Projection, anatomy_of
-from methods.base import Attached, Count, Method, whole, within
+from methods.base import Attached, Count, Method, finite, fraction, names, whole
 from methods.low_rank import (
     Branch,
     Fold,
@@ -45,8 +45,9 @@ class Lora(Method):
 
     def __post_init__(self) -> None:
         whole(self.rank, "rank")
-        within(self.dropout, "dropout", 0.0, 1.0)
-        object.__setattr__(self, "targets", tuple(self.targets))  # configuration and checkpoints bring lists
+        finite(self.alpha, "alpha")
+        fraction(self.dropout, "dropout")
+        object.__setattr__(self, "targets", names(self.targets, "targets"))
 
     @property
     def size(self) -> int:
@@ -67,10 +68,10 @@ class Lora(Method):
         count = sum(self.rank * (p.in_features + p.out_features) for p in self.projections(model))
         return Count(trained=count, shipped=count)
 
-    def attach(self, model: PreTrainedModel) -> Attached:
+    def _attach(self, model: PreTrainedModel) -> Attached:
         return attach_lora(self, self, model, fold_into_weight)
 
-    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from methods.anatomy import Projection
-from methods.base import Attached, Method, expect, freeze
+from methods.base import Attached, Method, State, expect, freeze
 from methods.errors import MethodError
 
 Fold = Callable[[nn.Module, Projection, Tensor], None]
@@ -73,7 +73,6 @@ class LowRankAttached(Attached):
         self.model = model
         self.wrappers = dict(wrappers)
         self.fold = fold
-        self.merged = False
         for path, wrapper in self.wrappers.items():
             wrapper.train(model.training)
             model.set_submodule(path, wrapper)
@@ -102,29 +101,21 @@ class LowRankAttached(Attached):
         }
 
     def resident(self) -> dict[str, Tensor]:
-        return {} if self.merged else self.shipped()
+        return {} if self.state is State.MERGED else self.shipped()
 
     def serve(self) -> None:
         for parameter in self.trained().values():
             parameter.requires_grad_(False)
 
-    def merge(self) -> None:
+    def _merge(self) -> None:
         self.serve()
         with torch.no_grad():
             for wrapper in self.wrappers.values():
                 for projection, branch in zip(wrapper.projections, wrapper.branches, strict=True):
                     self.fold(wrapper.base, projection, cast(Branch, branch).delta())
-        self._unwrap()
-        self.merged = True
+        self._detach()
 
-    def detach(self) -> None:
-        if self.merged:
-            raise MethodError(
-                f"a merged {self.method.name} can't be detached: the base weights were changed; load them anew"
-            )
-        self._unwrap()
-
-    def _unwrap(self) -> None:
+    def _detach(self) -> None:
         for path, wrapper in self.wrappers.items():
             self.model.set_submodule(path, wrapper.base)
 
@@ -158,13 +149,7 @@ def restore_branches(
     Raises:
         MethodError: the tensors do not fit.
     """
-    # The rank is the checkpoint's (AdaLoRA's differ from layer to layer), the other sizes are the model's.
-    shapes: dict[str, tuple[int, ...]] = {}
-    for projection in projections:
-        rank = shipped[f"{projection.label}.A"].shape[0] if f"{projection.label}.A" in shipped else 0
-        shapes[f"{projection.label}.A"] = (rank, projection.in_features)
-        shapes[f"{projection.label}.B"] = (projection.out_features, rank)
-    expect(shipped, shapes, method.name)
+    expect_branches(method, projections, shipped)
 
     def branch(projection: Projection, base: nn.Module) -> Branch:
         like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
@@ -177,17 +162,33 @@ def restore_branches(
     return attached
 
 
+def expect_branches(method: Method, projections: Sequence[Projection], shipped: Mapping[str, Tensor]) -> None:
+    """Refuses tensors that are not ``label.A`` [r, in] and ``label.B`` [out, r] of each projection.
+
+    Raises:
+        MethodError: naming what is missing, surplus or of another shape.
+    """
+    # The rank is the checkpoint's (AdaLoRA's differ from layer to layer), the other sizes are the model's.
+    shapes: dict[str, tuple[int, ...]] = {}
+    for projection in projections:
+        a = shipped.get(f"{projection.label}.A")
+        rank = a.shape[0] if a is not None and a.ndim == 2 else 0
+        shapes[f"{projection.label}.A"] = (rank, projection.in_features)
+        shapes[f"{projection.label}.B"] = (projection.out_features, rank)
+    expect(shipped, shapes, method.name)
+
+
 def check_rank(rank: int, projections: Sequence[Projection]) -> None:
     """Refuses a rank that is larger than a layer.
 
     Raises:
         MethodError: naming the layer and the largest rank it takes.
     """
-    for projection in projections:
-        most = min(projection.in_features, projection.out_features)
-        if rank > most:
-            shape = f"{projection.in_features} x {projection.out_features}"
-            raise MethodError(f"rank {rank} is larger than layer {projection.path} ({shape}); use at most {most}")
+    narrowest = min(projections, key=lambda projection: min(projection.in_features, projection.out_features))
+    most = min(narrowest.in_features, narrowest.out_features)
+    if rank > most:
+        shape = f"{narrowest.in_features} x {narrowest.out_features}"
+        raise MethodError(f"rank {rank} is larger than layer {narrowest.path} ({shape}); use at most {most}")
 
 
 def fold_into_weight(base: nn.Module, projection: Projection, delta: Tensor) -> None:

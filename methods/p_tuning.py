@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import embedding_shape, model_device
-from methods.base import Attached, Count, Method, freeze, whole
+from methods.base import Attached, Count, Method, freeze, member, whole
 from methods.prompt_tuning import PromptAttached, restore_prompt
 
 
@@ -43,7 +43,7 @@ class PTuning(Method):
         whole(self.num_virtual_tokens, "num_virtual_tokens")
         if self.encoder_hidden_size is not None:
             whole(self.encoder_hidden_size, "encoder_hidden_size")
-        object.__setattr__(self, "encoder", Encoder(self.encoder))
+        object.__setattr__(self, "encoder", member(Encoder, self.encoder, "encoder"))
 
     @property
     def size(self) -> int:
@@ -68,13 +68,12 @@ class PTuning(Method):
             encoder = d * h + h + h * h + h + h * d + d
         return Count(trained=k * d + encoder, shipped=k * d)
 
-    def attach(self, model: PreTrainedModel) -> Attached:
-        self.check(model)
+    def _attach(self, model: PreTrainedModel) -> Attached:
         freeze(model)
         encoder = PromptEncoder(self, embedding_shape(model)[1], self.width(model), model_device(model), model.dtype)
         return PTuningAttached(self, model, encoder)
 
-    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         return restore_prompt(self, model, shipped)
 
 

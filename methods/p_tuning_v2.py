@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import anatomy_of, embedding_shape, model_device
-from methods.base import Attached, Count, Method, expect, freeze, whole
-from methods.virtual import VirtualTokens, prepend_embeddings
+from methods.base import Attached, Count, Method, expect, finite, freeze, whole
+from methods.virtual import PrependEmbeddings, VirtualTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class PTuningV2(Method):
 
     def __post_init__(self) -> None:
         whole(self.num_virtual_tokens, "num_virtual_tokens")
+        finite(self.init_std, "init_std", zero=True)
 
     @property
     def size(self) -> int:
@@ -51,13 +53,12 @@ class PTuningV2(Method):
         layers, k, d = self.shape(model)
         return Count(trained=layers * k * d, shipped=layers * k * d)
 
-    def attach(self, model: PreTrainedModel) -> Attached:
-        self.check(model)
+    def _attach(self, model: PreTrainedModel) -> Attached:
         freeze(model)
         start = torch.empty(self.shape(model), device=model_device(model), dtype=model.dtype).normal_(std=self.init_std)
         return DeepPromptAttached(self, model, nn.Parameter(start))
 
-    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         expect(shipped, {"prompts": self.shape(model)}, self.name)
         freeze(model)
         prompts = shipped["prompts"].to(device=model_device(model), dtype=model.dtype, copy=True)
@@ -73,23 +74,21 @@ class DeepPromptAttached(Attached):
         self.method = method
         self.model = model
         self.prompts = prompts
-        # What stands in the room before layer 0 never reaches a result: layer 0 replaces it as every layer does.
-        room = torch.zeros(
-            method.num_virtual_tokens, embedding_shape(model)[1], device=prompts.device, dtype=prompts.dtype
-        )
-        self.tokens = VirtualTokens(model, method.num_virtual_tokens, prepend_embeddings(model, lambda: room))
+        self.tokens = VirtualTokens(model, method.num_virtual_tokens, PrependEmbeddings(model, self.room))
         for index, path in enumerate(anatomy_of(model).layers):
-            self.tokens.handles.append(model.get_submodule(path).register_forward_pre_hook(self._replacing(index)))
+            hook = partial(self._replace, index)
+            self.tokens.handles.append(model.get_submodule(path).register_forward_pre_hook(hook))
 
-    def _replacing(self, layer: int) -> Any:
-        def replace(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            if not self.tokens.prefilling:
-                return None
-            hidden: Tensor = args[0]  # [B, k + T, d]
-            own = self.prompts[layer].expand(hidden.shape[0], -1, -1)
-            return (torch.cat([own, hidden[:, own.shape[1] :]], dim=1), *args[1:])
+    def room(self) -> Tensor:
+        """Zeros [k, d] in front of layer 0, which never reach a result: layer 0 replaces them as every layer does."""
+        return self.prompts.new_zeros(self.method.virtual_tokens, embedding_shape(self.model)[1])
 
-        return replace
+    def _replace(self, layer: int, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not self.tokens.prefilling:
+            return None
+        hidden: Tensor = args[0]  # [B, k + T, d]
+        own = self.prompts[layer].expand(hidden.shape[0], -1, -1)
+        return (torch.cat([own, hidden[:, own.shape[1] :]], dim=1), *args[1:])
 
     def trained(self) -> dict[str, nn.Parameter]:
         return {"prompts": self.prompts} if self.prompts.requires_grad else {}
@@ -100,5 +99,5 @@ class DeepPromptAttached(Attached):
     def serve(self) -> None:
         self.prompts.requires_grad_(False)
 
-    def detach(self) -> None:
+    def _detach(self) -> None:
         self.tokens.remove()

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, anatomy_of, model_device
-from methods.base import Attached, Count, Method, expect, freeze, whole
-from methods.virtual import VirtualTokens, fill_cache
+from methods.base import Attached, Count, Method, expect, finite, freeze, whole
+from methods.compat import cache_argument
+from methods.virtual import FillCache, VirtualTokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class PrefixTuning(Method):
 
     def __post_init__(self) -> None:
         whole(self.num_virtual_tokens, "num_virtual_tokens")
+        finite(self.init_std, "init_std", zero=True)
         if self.encoder_hidden_size is not None:
             whole(self.encoder_hidden_size, "encoder_hidden_size")
 
@@ -59,8 +61,7 @@ class PrefixTuning(Method):
         h = self.encoder_hidden_size or d
         return Count(trained=k * d + d * h + h + h * 2 * layers * d + 2 * layers * d, shipped=flat)
 
-    def attach(self, model: PreTrainedModel) -> Attached:
-        self.check(model)
+    def _attach(self, model: PreTrainedModel) -> Attached:
         freeze(model)
         like: dict[str, Any] = {"device": model_device(model), "dtype": model.dtype}
         if self.reparametrise:
@@ -69,7 +70,7 @@ class PrefixTuning(Method):
             source = FlatPrefix(torch.empty(self.shape(model), **like).normal_(std=self.init_std))
         return PrefixAttached(self, model, source)
 
-    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         expect(shipped, {"prefix": self.shape(model)}, self.name)
         freeze(model)
         prefix = shipped["prefix"].to(device=model_device(model), dtype=model.dtype, copy=True)
@@ -114,7 +115,7 @@ class PrefixAttached(Attached):
         self.model = model
         self.source = source
         anatomy: Anatomy = anatomy_of(model)
-        prefill = fill_cache(model, self.keys_and_values, anatomy.kv_heads)
+        prefill = FillCache(model, self.keys_and_values, anatomy.kv_heads, cache_argument(model))
         self.tokens = VirtualTokens(model, method.num_virtual_tokens, prefill)
 
     def keys_and_values(self) -> Tensor:
@@ -132,5 +133,5 @@ class PrefixAttached(Attached):
         self.source = FlatPrefix(self.source().detach().contiguous())
         self.source.requires_grad_(False)
 
-    def detach(self) -> None:
+    def _detach(self) -> None:
         self.tokens.remove()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import anatomy_of, embedding_shape, model_device
-from methods.base import Attached, Count, Method, expect, freeze, whole
-from methods.virtual import VirtualTokens, prepend_embeddings
+from methods.base import Attached, Count, Method, expect, freeze, member, whole
+from methods.virtual import PrependEmbeddings, VirtualTokens
 
 
 class Init(StrEnum):
@@ -37,7 +37,7 @@ class PromptTuning(Method):
 
     def __post_init__(self) -> None:
         whole(self.num_virtual_tokens, "num_virtual_tokens")
-        object.__setattr__(self, "init", Init(self.init))
+        object.__setattr__(self, "init", member(Init, self.init, "init"))
 
     @property
     def size(self) -> int:
@@ -51,8 +51,7 @@ class PromptTuning(Method):
         count = self.num_virtual_tokens * embedding_shape(model)[1]
         return Count(trained=count, shipped=count)
 
-    def attach(self, model: PreTrainedModel) -> Attached:
-        self.check(model)
+    def _attach(self, model: PreTrainedModel) -> Attached:
         freeze(model)
         return PromptAttached(self, model, nn.Parameter(self._start(model)))
 
@@ -68,7 +67,7 @@ class PromptTuning(Method):
             start: Tensor = embeddings(ids).clone()
         return start
 
-    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         return restore_prompt(self, model, shipped)
 
 
@@ -94,7 +93,7 @@ class PromptAttached(Attached):
         self.method = method
         self.model = model
         self.prompt = prompt
-        self.tokens = VirtualTokens(model, method.virtual_tokens, prepend_embeddings(model, self.vectors))
+        self.tokens = VirtualTokens(model, method.virtual_tokens, PrependEmbeddings(model, self.vectors))
 
     def vectors(self) -> Tensor:
         """The prompt [k, d]."""
@@ -109,5 +108,5 @@ class PromptAttached(Attached):
     def serve(self) -> None:
         self.prompt.requires_grad_(False)
 
-    def detach(self) -> None:
+    def _detach(self) -> None:
         self.tokens.remove()

@@ -20,7 +20,7 @@ from methods.anatomy import ALL_LINEAR, Anatomy, Projection, anatomy_of, linear_
 from methods.base import Attached, Count, Method
 from methods.errors import Unsupported
 from methods.lora import Lora, attach_lora
-from methods.low_rank import restore_branches
+from methods.low_rank import expect_branches, restore_branches
 
 
 def _bitsandbytes() -> Any:
@@ -66,15 +66,15 @@ class Qlora(Method):
     def count(self, model: PreTrainedModel) -> Count:
         return self.lora.count(model)
 
-    def attach(self, model: PreTrainedModel) -> Attached:
-        self.check(model)
+    def _attach(self, model: PreTrainedModel) -> Attached:
         quantise(model, self.double_quantisation)
         return attach_lora(self, self.lora, model, fold_into_nf4)
 
-    def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        self.check(model)
+    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        projections = self.lora.projections(model)
+        expect_branches(self, projections, shipped)  # before the base is changed
         quantise(model, self.double_quantisation)
-        return restore_branches(self, model, self.lora.projections(model), shipped, self.lora.scale, fold_into_nf4)
+        return restore_branches(self, model, projections, shipped, self.lora.scale, fold_into_nf4)
 
 
 def quantise(model: PreTrainedModel, double_quantisation: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.compose import compose_multirun, compose_run, options
 from bench.errors import UsageError
@@ -20,6 +21,7 @@ from bench.records import SCHEMA_VERSION, Status
 from bench.store import Store
 from bench.worker import resolve_all
 from tests.fakes import make_cell, make_record
+from tests.families import build
 
 ROOT = Path(__file__).parent.parent
 METHODS = {"full", "prompt_tuning", "p_tuning", "p_tuning_v2", "prefix_tuning", "adapter", "lora", "adalora", "qlora"}
@@ -122,10 +124,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "unknown placement": (["method=adapter", "method.placement=both"], ["placement", "both"]),
     "schedule that does not fit": (["method=adalora", "method.final_steps=99"], ["final_steps"]),
     "learning rate 0": (["method=lora", "method.learning_rate=0"], ["learning_rate"]),
-    "unsupported family": (
-        ["model.architecture=bloom", "model.settings={hidden_size: 64, n_layer: 2, n_head: 4}"],
-        ["BloomForCausalLM", "model.layers", "transformer.h", "methods/anatomy.py"],
-    ),
+    "unknown key of a dictionary": (["model.settings={n_layer: 2}"], ["model.settings.n_layer"]),
     "unknown architecture": (["model.architecture=lama"], ["lama", "llama"]),
     "misspelt setting of a model": (["+model.settings.hiden_size=64"], ["hiden_size"]),
     "unknown dtype": (["model.dtype=float33"], ["float33"]),
@@ -178,6 +177,31 @@ def test_bad_input_is_one_line_that_names_it(case: str) -> None:
     assert len(line) < 500
     for word in words:
         assert word in line
+
+
+def test_an_unsupported_family_is_refused_with_the_names_looked_for(tmp_path: Path) -> None:
+    """The line says which class it is, where layers were looked for, and where a family is added."""
+    settings = {"vocab_size": 4096, "hidden_size": 32, "n_layer": 2, "n_head": 4}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("bloom", **settings)).save_pretrained(tmp_path)
+    arguments = ["model=pretrained", f"model.path={tmp_path}", "model.tokenizer=builtin", "model.attention=eager"]
+    with pytest.raises(UsageError) as caught:
+        resolve(arguments, single=True)
+    for word in ("BloomForCausalLM", "transformer.h", "attn.c_attn", "methods/anatomy.py"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["gone", "torn"])
+def test_a_checkpoint_without_whole_weights_is_refused(tmp_path: Path, how: str) -> None:
+    """A folder with a configuration, but no weights or half of them, is named before anything runs."""
+    build("llama").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    if how == "torn":
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        weights.unlink()
+    arguments = ["model=pretrained", f"model.path={tmp_path}", "model.tokenizer=builtin"]
+    with pytest.raises(UsageError, match=r"model\.safetensors"):
+        resolve(arguments, single=True)
 
 
 def test_a_sweep_is_no_single_cell() -> None:
