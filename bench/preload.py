@@ -1,5 +1,9 @@
 """What the forkserver imports once, so that children need not: whatever a cell is likely to use."""
 
+import contextlib
+import importlib
+import logging
+
 import transformers.models.gpt2.modeling_gpt2
 import transformers.models.gpt_neox.modeling_gpt_neox
 import transformers.models.llama.modeling_llama
@@ -11,5 +15,10 @@ import bench.worker
 import methods
 
 methods.available()
+# Half of what a child of a quantised cell would take to start. This process shares our terminal: on a processor with
+# AVX512-BF16 the library would warn there of a kernel that it can't fetch, and that is not used here.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+with contextlib.suppress(ImportError):
+    importlib.import_module("bitsandbytes")
 
 __all__ = ["bench", "transformers"]

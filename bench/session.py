@@ -90,10 +90,13 @@ def _write(path: Path, content: bytes) -> None:
 
 def _close(summary: Summary, store: Store, console: Console) -> None:
     """The last lines: how the cells ended and where their records are."""
+    total = len(summary.records)
     counts = Counter(str(record.status) for record in summary.records)
     ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    cells = "1 cell" if total == 1 else f"{total} cells"
     console.print(
-        f"{len(summary.records)} cells: {ended}; {summary.seconds:.0f} s; records in {store.folder}", markup=False
+        f"{cells}: {ended}; {summary.seconds:.0f} s; records in {store.folder}",
+        markup=False,
     )
     for record in summary.failed:
         console.print(f"  {record.cell_id} {record.status}: {record.reason}", markup=False)
