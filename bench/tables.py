@@ -27,6 +27,9 @@ CORE = ("trained_parameters", "train_peak_bytes", "train_tokens_per_second", "pr
 """The figures that fit 80 columns; `EXTRA` follow where there is room."""
 EXTRA = ("loss_after", "checkpoint_bytes", "cache_length", "decode_matmul_chain", "merge_error", "shipped_parameters")
 
+UNMARKED = frozenset({Unit.TOKENS_PER_SECOND, Unit.SECONDS})
+"""Units of clock readings without an interval: rows were measured minutes apart, and none is marked as best."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -194,7 +197,7 @@ def _best(part: pd.DataFrame, name: str) -> list[int]:
     figure = figures()[name.removesuffix("_after")]
     values = list(part[name].where(part["method"] != CONTROL))
     known = [value for value in values if not math.isnan(value)]
-    if figure.better is Better.NEITHER or len(known) < 2:
+    if figure.better is Better.NEITHER or figure.unit in UNMARKED or len(known) < 2:
         return []
     goal = min(known) if figure.better is Better.LOWER else max(known)
     if figure.unit is not Unit.RATIO:
@@ -225,8 +228,13 @@ def _footnotes(part: pd.DataFrame, records: Iterable[Record], letters: Mapping[s
         lines.append("control: the untouched base; its latency is in seconds, the others' is over it")
     if copies := _copies(records, part.iloc[0]):
         lines.append(f"A/A: a second control, timed like an arm, came out at {copies} of the first")
+    if part["train_tokens_per_second"].notna().any():
+        lines.append("train tok/s: read once a cell, minutes apart and without an interval, so none is marked")
     if counts := sorted({int(count) for count in part["processes"].dropna() if count > 1}):
         lines.append(f"±: half the 95% interval, Student's t over {' or '.join(map(str, counts))} processes")
+    first = part.iloc[0]
+    packages = ", ".join(f"{name} {first[name]}" for name in ("torch", "transformers") if pd.notna(first[name]))
+    lines.append(f"measured on {first['machine']} with {packages}")
     return tuple(dict.fromkeys(lines))
 
 

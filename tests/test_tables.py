@@ -181,6 +181,14 @@ def test_the_best_are_marked() -> None:
     assert 0 not in {row for row, _ in grid.best}
 
 
+def test_a_clock_reading_without_an_interval_is_never_best() -> None:
+    """Tokens per second were read minutes apart: the fastest row may be the one of a quiet minute."""
+    (grid,) = grids(study(), CORE)
+    column = [name for name, _ in grid.headers].index("train tok/s")
+    assert all(row[column] for row in grid.rows[1:])
+    assert column not in {found for _, found in grid.best}
+
+
 def slower(record: Record, factor: float) -> Record:
     pairs = [dataclasses.replace(p, arm_seconds=tuple(s * factor for s in p.arm_seconds)) for p in record.pairs]
     return dataclasses.replace(record, pairs=tuple(pairs))
