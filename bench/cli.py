@@ -66,13 +66,15 @@ def main() -> None:
     except UsageError as error:
         status = _end(f"error: {error}", USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        status = _end("interrupted; what was recorded is kept, the same command goes on", INTERRUPTED)
+        status = INTERRUPTED
     except Exception as error:
         # the parser's own refusals: their classes have moved from one release of typer to the next
         if not hasattr(error, "format_message"):
             raise
         line = " ".join(error.format_message().split())
         status = _end(f"error: {line}" if line else "", USAGE)  # no line: the help was printed
+    if status == INTERRUPTED:  # typer may have caught it already
+        _end("interrupted; what was recorded is kept, the same command goes on", status)
     raise SystemExit(status)
 
 

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -64,9 +64,10 @@ class Launcher:
             # By path, not by descriptor: the forkserver shares none with us.
             name = f"/proc/{os.getpid()}/fd/{output.fileno()}" if Path("/proc/self/fd").exists() else os.devnull
             child = context.Process(target=_serve, args=(theirs, name, function, arguments))
-            child.start()
-            theirs.close()
             try:
+                with _signals_wait():
+                    child.start()
+                theirs.close()
                 outcome = _await(child, ours, time.monotonic() + limit_seconds, limit_seconds, listen)
             finally:
                 _kill(child)
@@ -119,8 +120,28 @@ def _oom_kills() -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Ctrl-C waits until a child has been told what to run: half told, it would print a traceback where we speak."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda caught, _: came.append(caught)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for caught in came:
+        signal.raise_signal(caught)
+
+
 def _kill(child: Any) -> None:
-    """Ends the child and whatever it started."""
+    """Ends the child, if it came to be, and whatever it started."""
+    if child.pid is None:
+        return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     if child.is_alive():
@@ -161,7 +182,10 @@ def _status_of(error: Exception) -> Status:
 
 def _redirect(output: str) -> None:
     """Libraries' chatter goes to a file of the parent's, whose end is kept if the child crashes."""
-    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    except OSError:  # the parent has given this child up already, and will end it
+        descriptor = os.open(os.devnull, os.O_WRONLY)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(descriptor, 1)

@@ -60,12 +60,13 @@ def test_merged_lora_is_the_base_model(phase: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "matmuls", "chain"),
-    [(None, 33, 21), (Lora(rank=4), 49, 25), (Adapter(bottleneck=4), 49, 37)],
+    [(Lora(rank=4), 4, 1), (Lora(rank=4, targets=("all-linear",)), 14, 4), (Adapter(bottleneck=4), 4, 4)],
 )
-def test_products_of_a_decode_step(method: Method | None, matmuls: int, chain: int) -> None:
-    """LoRA on q and v adds four products a layer, one of them to the chain; adapters four a layer, all to the chain."""
-    found = structure(llama() if method is None else attached(method), "decode")
-    assert (found.matmuls, found.matmul_chain) == (matmuls, chain)
+def test_products_that_a_method_adds_to_each_layer(method: Method, matmuls: int, chain: int) -> None:
+    """LoRA: two for each target, and one to the chain for each stage that has one; adapters: four, all in the chain."""
+    base, found = structure(llama(), "decode"), structure(attached(method), "decode")
+    added = (found.matmuls - base.matmuls, found.matmul_chain - base.matmul_chain)
+    assert added == (matmuls * LAYERS, chain * LAYERS)
 
 
 def test_adapters_are_serial_work() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -308,6 +309,31 @@ def test_records_of_a_sweep_have_the_figures(resumed: Resumed) -> None:
     assert {r.state for r in lora.readings} == {"control", "unmerged", "merged"}
     assert lora.reason is None
     assert lora.cell.size == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "status", "said"), [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "interrupted")])
+def test_a_sweep_that_is_told_to_stop_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, status: int, said: str
+) -> None:
+    """Asked to end, it ends its children, removes the checkpoints that it kept for them, and keeps its records."""
+    folder, scratch = tmp_path / "results", tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    marker = f"PEFT_VERDICT_TEST={uuid.uuid4()}"
+    process = start(folder, TWO, marker)
+    try:
+        wait_until(lambda: any(scratch.glob("peft-verdict-*")) or process.poll() is not None, "a cell to start")
+        process.send_signal(sent)
+        done = finish(process)
+    finally:
+        process.kill()
+    assert done.status == status, done
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == bool(said)
+    wait_until(lambda: not marked(marker), "every process of the sweep to end", 20.0)
+    assert not any(scratch.glob("peft-verdict-*"))
+    Store(folder).read()
 
 
 @pytest.mark.slow
