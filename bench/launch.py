@@ -25,6 +25,9 @@ from typing import Any
 
 from bench.records import Status
 
+LEAVE_SECONDS = 5.0
+"""What a child that has said its last word is given to end by itself: killed at once, it would leave behind whatever
+its libraries registered with the system, such as a progress bar's semaphores, and Python would complain of it."""
 LONGEST_WAIT_SECONDS = 3600.0
 """The system's own waiting takes no more than 24 days at once."""
 PRELOAD = ("bench.preload",)
@@ -96,6 +99,7 @@ def _await(child: Any, pipe: Connection, deadline: float, limit: float, listen: 
                 listen(content)
             else:
                 assert isinstance(content, Outcome)
+                child.join(LEAVE_SECONDS)
                 return content
         elif ready:
             child.join()
