@@ -105,7 +105,7 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
         key = override.key_or_group
         if override.is_hydra_override():
             raise UsageError(f"{key}: Hydra's own settings have no effect here; leave it out")
-        if key in UNSWEPT and override.is_sweep_override():
+        if key.partition(".")[0] in UNSWEPT and override.is_sweep_override():
             raise UsageError(f"{key} can't be swept: give each its own command")
         if key in GROUPS and not override.is_delete():
             _check_names(key, override)

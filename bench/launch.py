@@ -138,8 +138,8 @@ def _signals_wait() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for caught in came:
-        signal.raise_signal(caught)
+        for caught in came:
+            signal.raise_signal(caught)
 
 
 def _kill(child: Any) -> None:

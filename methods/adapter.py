@@ -102,14 +102,12 @@ class Adapter(Method):
         )
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
+        d, b = anatomy_of(model).hidden_size, self.bottleneck
+        sizes = {"down.weight": (b, d), "down.bias": (b,), "up.weight": (d, b), "up.bias": (d,)}
+        shapes = {f"{place}.{name}": size for place in self.places(model) for name, size in sizes.items()}
+        expect(shipped, shapes, self.name)
         attached = self._attach(model)
-        own = attached.trained()
-        try:
-            expect(shipped, {name: tuple(parameter.shape) for name, parameter in own.items()}, self.name)
-        except MethodError:
-            attached._detach()
-            raise
-        for name, parameter in own.items():
+        for name, parameter in attached.trained().items():
             parameter.data.copy_(shipped[name])
         attached.serve()
         return attached

@@ -50,8 +50,8 @@ class VirtualTokens:
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> tuple[tuple[()], Arguments]:
         call = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
-        if OLD_CACHE_NAME in call:  # a caller may still use it
-            call[self.cache_argument] = call.pop(OLD_CACHE_NAME)
+        if (old := call.pop(OLD_CACHE_NAME, None)) is not None:  # a caller may still use that name
+            call[self.cache_argument] = old
         cache: Cache | None = call.get(self.cache_argument)
         cached = 0 if cache is None else int(cache.get_seq_length())
         self.prefilling = cached == 0
@@ -63,8 +63,10 @@ class VirtualTokens:
             self.prefill(call)
         return (), call
 
-    def _after(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: Arguments, output: Any) -> Any:
-        self.prefilling = False
+    def _after(self, model: nn.Module, _args: tuple[Any, ...], kwargs: Arguments, output: Any) -> Any:
+        # Where layers are run again for the backward pass their hooks may be too (transformers before 5.24).
+        assert isinstance(model, PreTrainedModel)
+        self.prefilling = self.prefilling and model.training and recomputes_activations(model)
         # A caller who wants no cache gets none back, though a prefix came in one: `generate` would go on to use it.
         return without_cache(output) if kwargs.get("use_cache") is False else None
 

@@ -146,6 +146,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "half a list": (["method.targets=[q"], ["[q"]),
     "no equals sign": (["method"], ["method"]),
     "swept folder": (["results_dir=a,b"], ["results_dir"]),
+    "swept name of a study": (["study.name=a,b"], ["study.name"]),
     "swept profile": (["profile=on,off"], ["profile"]),
     "no folder": (["results_dir="], ["results_dir"]),
     "endless time": (["time_limit=inf"], ["time_limit"]),

@@ -138,6 +138,55 @@ def test_generating_on_from_a_cache_is_refused(name: str) -> None:
     torch.testing.assert_close(went_on, logits(model, both)[:, 9:], atol=1e-4, rtol=1e-4)
 
 
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Turns it on under whichever of its two names this transformers has."""
+    new = "activation_checkpointing_enable"
+    getattr(model, new if hasattr(model, new) else "gradient_checkpointing_enable")()
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("prefix")])
+def test_gradients_are_the_same_with_checkpointing(name: str, family: str) -> None:
+    """Running layers again for the backward pass, hooks and all, changes no gradient; a prefix refuses it."""
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = build(family).train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        attached = CASES[name].attach(model)
+        if checkpointing:
+            checkpoint_activations(model)
+        model(input_ids=tokens(), labels=tokens(), use_cache=False).loss.backward()
+        found.append({key: p.grad for key, p in attached.trained().items()})
+    plain, recomputed = found
+    for key, gradient in plain.items():
+        assert gradient is not None
+        torch.testing.assert_close(recomputed[key], gradient)
+
+
+def test_a_prefix_refuses_checkpointing() -> None:
+    """The model drops its cache there, and the prefix with it."""
+    model = build("llama").train()
+    PrefixTuning(num_virtual_tokens=5).attach(model)
+    checkpoint_activations(model)
+    with pytest.raises(MethodError, match="checkpointing"):
+        model(input_ids=tokens(), labels=tokens())
+
+
+@virtual
+def test_a_cache_may_come_under_either_name(name: str) -> None:
+    """A call that gives the cache, and None under the old name, goes on from that cache."""
+    model = build("llama")
+    VIRTUAL[name].attach(model).serve()
+    ids = tokens(1, 9)
+    with torch.no_grad():
+        cache = cache_of(model(input_ids=ids[:, :-1], use_cache=True))
+    last = logits(model, ids[:, -1:], **{"past_key_values": None, cache_argument(model): cache})
+    torch.testing.assert_close(last, logits(model, ids)[:, -1:], atol=1e-4, rtol=1e-4)
+
+
 @virtual
 def test_the_inner_model_is_left_alone_between_calls(name: str) -> None:
     """After a call of the whole model, a call of the transformer inside it finds no leftover of a prefill."""
