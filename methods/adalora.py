@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, Projection, anatomy_of
-from methods.base import Attached, Count, Method, finite, fraction, names, whole
+from methods.base import Attached, Count, Method
 from methods.errors import MethodError
 from methods.low_rank import (
     Branch,
@@ -29,6 +29,7 @@ from methods.low_rank import (
     fold_into_weight,
     restore_branches,
 )
+from methods.values import finite, fraction, names, whole
 
 
 @dataclass(frozen=True, kw_only=True)

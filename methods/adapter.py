@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from methods.anatomy import Anatomy, anatomy_of
-from methods.base import Attached, Count, Method, expect, freeze, member, whole
+from methods.base import Attached, Count, Method, expect, freeze
 from methods.errors import MethodError
+from methods.values import member, whole
 
 
 class Placement(StrEnum):

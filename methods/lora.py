@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, Projection, anatomy_of
-from methods.base import Attached, Count, Method, finite, fraction, names, whole
+from methods.base import Attached, Count, Method
 from methods.low_rank import (
     Branch,
     Fold,
@@ -26,6 +26,7 @@ from methods.low_rank import (
     fold_into_weight,
     restore_branches,
 )
+from methods.values import finite, fraction, names, whole
 
 
 @dataclass(frozen=True, kw_only=True)

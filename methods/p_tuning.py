@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import embedding_shape, model_device
-from methods.base import Attached, Count, Method, freeze, member, whole
+from methods.base import Attached, Count, Method, freeze
 from methods.prompt_tuning import PromptAttached, restore_prompt
+from methods.values import member, whole
 
 
 class Encoder(StrEnum):
