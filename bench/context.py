@@ -25,7 +25,8 @@ def context(record: Record) -> dict[str, Any]:
 def settings(record: Record) -> dict[str, Any]:
     """What may tell two rows of one method apart, by dotted key."""
     whole = _flat(record.cell.config)
-    return {key: value for key, value in whole.items() if key.split(".")[0] in FREE and key not in UNTOLD}
+    free = {key: value for key, value in whole.items() if key.split(".")[0] in FREE or key in POINTS}
+    return {key: value for key, value in free.items() if key not in UNTOLD}
 
 
 def differing(many: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from methods.base import Attached, Count, Method, base_of, read_checkpoint
+from methods.base import Attached, Count, Method, base_of
+from methods.checkpoint import read_checkpoint
 from methods.errors import MethodError, Unsupported
 
 __all__ = ["Attached", "Count", "Method", "MethodError", "Unsupported", "available", "load"]

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from methods.anatomy import Anatomy, anatomy_of
-from methods.base import Attached, Count, Method, expect, freeze
+from methods.base import Attached, Count, Method, freeze
+from methods.checkpoint import expect
 from methods.errors import MethodError
 from methods.values import member, whole
 

@@ -12,15 +12,14 @@ from enum import Enum
 from pathlib import Path
 from typing import ClassVar, Self
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, anatomy_of
+from methods.checkpoint import FORMAT
 from methods.errors import MethodError
 
-FORMAT = "peft-verdict/1"
 OCCUPANT = "_peft_verdict_method"
 """Attribute of a model that names the method inside it."""
 
@@ -154,8 +153,6 @@ class Attached(ABC):
         Raises:
             MethodError: the method can't be merged, or is no longer in the model.
         """
-        if not self.method.mergeable:
-            raise MethodError(f"{self.method.name} has no merged form")
         self._leave(State.MERGED, self._merge)
 
     def detach(self) -> None:
@@ -167,8 +164,8 @@ class Attached(ABC):
         self._leave(State.DETACHED, self._detach)
 
     def _merge(self) -> None:
-        """`merge`, for a method that can."""
-        raise NotImplementedError  # pragma: no cover  # a mergeable method without it is a bug
+        """`merge`, for a method that can, while it is in the model."""
+        raise MethodError(f"{self.method.name} has no merged form")
 
     @abstractmethod
     def _detach(self) -> None:
@@ -218,55 +215,3 @@ def freeze(model: nn.Module) -> None:
     """No parameter of the base trains."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-
-
-def expect(shipped: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], method: str) -> None:
-    """Refuses tensors that are not exactly those of ``shapes``.
-
-    Raises:
-        MethodError: naming what is missing, surplus or of another shape.
-    """
-    if missing := sorted(set(shapes) - set(shipped)):
-        raise MethodError(f"the {method} checkpoint lacks {_few(missing)}")
-    if surplus := sorted(set(shipped) - set(shapes)):
-        raise MethodError(f"the {method} checkpoint holds {_few(surplus)}, which the model has no place for")
-    for name, shape in shapes.items():
-        if tuple(shipped[name].shape) != shape:
-            got = tuple(shipped[name].shape)
-            raise MethodError(f"{name} of the {method} checkpoint has shape {got}, the model needs {shape}")
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A file written by `Attached.save`."""
-
-    method: str
-    settings: dict[str, object]
-    base: dict[str, object]
-    """`base_of` the model that it was made on."""
-    tensors: dict[str, Tensor]
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """What a file holds.
-
-    Raises:
-        MethodError: the file is absent, torn or not ours.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping, has only keys()
-    except (OSError, SafetensorError) as error:
-        raise MethodError(f"{path} can't be read as a checkpoint: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise MethodError(f"{path} is no {FORMAT} checkpoint (format: {metadata.get('format')})")
-    try:
-        settings, base = json.loads(metadata["settings"]), json.loads(metadata["base"])
-        return Checkpoint(metadata["method"], dict(settings), dict(base), tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise MethodError(f"{path} is no {FORMAT} checkpoint: its metadata are broken ({error})") from error

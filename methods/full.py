@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, anatomy_of
-from methods.base import Attached, Count, Method, expect
+from methods.base import Attached, Count, Method
+from methods.checkpoint import expect
 from methods.errors import MethodError
 
 

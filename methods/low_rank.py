@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from methods.anatomy import Projection
-from methods.base import Attached, Method, State, expect, freeze
+from methods.base import Attached, Method, State, freeze
+from methods.checkpoint import expect
 from methods.errors import MethodError
 
 Fold = Callable[[nn.Module, Projection, Tensor], None]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, anatomy_of, model_device
-from methods.base import Attached, Count, Method, expect, freeze
+from methods.base import Attached, Count, Method, freeze
+from methods.checkpoint import expect
 from methods.compat import cache_argument
 from methods.values import finite, whole
 from methods.virtual import FillCache, VirtualTokens

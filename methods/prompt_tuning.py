@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import anatomy_of, embedding_shape, model_device
-from methods.base import Attached, Count, Method, expect, freeze
+from methods.base import Attached, Count, Method, freeze
+from methods.checkpoint import expect
 from methods.values import member, whole
 from methods.virtual import PrependEmbeddings, VirtualTokens
 

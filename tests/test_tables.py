@@ -149,6 +149,15 @@ def test_variants_of_one_method_are_told_apart() -> None:
     assert grid.footnotes[:2] == ("lora a 8: method.learning_rate 0.001", "lora b 8: method.learning_rate 0.01")
 
 
+def test_cells_of_other_points_are_told_apart_where_they_meet() -> None:
+    """A cell that was measured at this length alone, and one that was at two, differ in that and the legend says so."""
+    records = [make_record(make_cell(prompt_lengths=lengths)) for lengths in ((64,), (64, 128))]
+    meeting, alone = grids(records, CORE)
+    assert {label[0] for label in labels(meeting)} == {"control", "lora a", "lora b"}
+    assert meeting.footnotes[:2] == ("lora a 8: workload.prompt_lengths 64", "lora b 8: workload.prompt_lengths 64,128")
+    assert {label[0] for label in labels(alone)} == {"control", "lora"}
+
+
 def test_a_missing_figure_is_blank_with_its_reason() -> None:
     """A figure that could not be had is an empty cell, and a footnote names cell, figure and reason."""
     records = [make_record(make_cell()), make_record(make_cell("adapter", 16), lacking=["train_peak_bytes"])]

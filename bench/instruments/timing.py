@@ -29,8 +29,8 @@ MOST_STEPS = 64
 """Longest run of decode steps, discarded ones included, before the cache is cut back to the prompt."""
 
 SETTLED_SECONDS = 0.03
-"""After so long an arm runs as it will. On 2 cores, of a 2 ms step the first three were 12, 10 and 4% slow, of an 8 ms
-step 7, 7 and 4%, of a 40 ms step the first alone by 1.5%, of a 180 ms step none beyond the noise."""
+"""After so long an arm runs as it will. On 2 cores, medians over 16 to 120 switches between copies: of a 3.3 ms step
+the first was 4.5% slow and the second 1%; of steps of 9, 38 and 187 ms none, beyond a noise of about 1%."""
 
 WARM_SECONDS = 0.5
 """Long steps need fewer warm-up calls than short ones; `LEAST_WARMUP` at least."""
