@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bench import stats
 from bench.findings import Findings
 from bench.launch import Launcher, Outcome
 from bench.machine import commit, machine, versions
-from bench.records import Cell, Pairs, Record, Status
+from bench.records import AA, Cell, Pairs, Record, Status
 
 Listen = Callable[[str], object]
 
@@ -38,17 +40,9 @@ class Children:
         with tempfile.TemporaryDirectory(prefix="peft-verdict-") as staging:
             outcome = self._call("bench.worker:measure_figures", cell.config, staging, listen=listen)
             findings = outcome.value if outcome.status is Status.OK else Findings()
-            for process in range(int(cell.config["precision"]["processes"]) if outcome.status is Status.OK else 0):
-
-                def tell(phase: str, process: int = process) -> None:
-                    listen(f"latency, process {process + 1}: {phase}")
-
-                arguments = (cell.config, staging, findings.states, process)
-                start = cell.config["precision"]["start"]
-                outcome = self._call("bench.worker:measure_pairs", *arguments, listen=tell, start=start)
-                if outcome.status is not Status.OK:
-                    break
-                pairs.extend(outcome.value)
+            if outcome.status is Status.OK:
+                arguments = (cell.config, staging, findings.states)
+                outcome = self.replicate("bench.worker:measure_pairs", cell.config, arguments, pairs, listen)
         return Record(
             cell_id=cell.id,
             study=study,
@@ -67,9 +61,49 @@ class Children:
             seconds=round(time.monotonic() - clock, 3),
         )
 
+    def replicate(
+        self,
+        function: str,
+        config: Mapping[str, Any],
+        arguments: Sequence[Any],
+        pairs: list[Pairs],
+        listen: Listen,
+    ) -> Outcome:
+        """One child after the other adds its pairs, until there are enough of them; returns how the last one ended."""
+        outcome = Outcome(Status.OK)
+        for process in itertools.count():
+            if enough(process, pairs, config["precision"]):
+                return outcome
+
+            def tell(phase: str, process: int = process) -> None:
+                listen(f"latency, process {process + 1}: {phase}")
+
+            outcome = self._call(function, *arguments, process, listen=tell, start=config["precision"]["start"])
+            if outcome.status is not Status.OK:
+                return outcome
+            pairs.extend(outcome.value)
+        raise AssertionError("the count has no end")
+
     def _call(self, function: str, *arguments: Any, listen: Listen, start: str = "forkserver") -> Outcome:
         limit = self.limit_seconds
         return self.launcher.call(function, *arguments, limit_seconds=limit, listen=listen, start=start)
+
+
+def enough(processes: int, pairs: Sequence[Pairs], precision: Mapping[str, Any]) -> bool:
+    """Whether so many replicates are enough: every interval is narrow enough, or there may be no more.
+
+    Only widths count. To stop where the answer pleases (a small p-value) is to find differences that are none.
+    """
+    if processes < precision["processes"]:
+        return False
+    if processes >= precision.get("most_processes", 0):
+        return True
+    logs: dict[tuple[object, ...], list[float]] = {}
+    for own in pairs:
+        if own.arm != AA:
+            key = (own.phase, own.arm, own.batch_size, own.prompt_length)
+            logs.setdefault(key, []).append(stats.log_ratio(own))
+    return all(stats.narrow(values, precision["margin"]) for values in logs.values())
 
 
 def skipped(cell: Cell, study: str, reason: str) -> Record:

@@ -58,6 +58,20 @@ def table(
     raise typer.Exit(table_command(paths or [Path("results")], format, output))
 
 
+@app.command()
+def selftest(
+    overrides: Overrides = None,
+    runs: Annotated[int, typer.Option("--runs", min=2, help="Runs wanted; those stored count.")] = 100,
+    noisy: Annotated[bool, typer.Option("--noisy", help="Beside a bursty neighbour.")] = False,
+    folder: Annotated[Path, typer.Option("--folder", help="Where the trials are kept.")] = Path("results/selftest"),
+) -> None:
+    """Measure the gate's own error rates: known slowdowns injected into a real model. Takes a while."""
+    from bench.compose import compose_run
+    from bench.session import selftest_command
+
+    raise typer.Exit(selftest_command(compose_run(["study=selftest", *(overrides or [])]), runs, noisy, folder))
+
+
 def main() -> None:
     """Runs the command line; bad input ends with one line and status 2."""
     signal.signal(signal.SIGTERM, _terminate)

@@ -81,9 +81,10 @@ def compose_multirun(arguments: Sequence[str]) -> Sweep:
         given = {override.key_or_group: override for override in parsed}
         extra = [] if "study" in given else [f"study={DEFAULT_STUDY}"]
         study = DEFAULT_STUDY if extra else _value(given["study"])
-        grid = {} if study is None else _grid(study)
-        swept = _parse([f"{key}={value}" for key, value in grid.items() if key not in given])
-        jobs = [[*extra, *job] for job in _cross([*swept, *parsed])]
+        jobs = []
+        for grid in [{}] if study is None else _grids(study):
+            swept = _parse([f"{key}={value}" for key, value in grid.items() if key not in given])
+            jobs += [[*extra, *job] for job in _cross([*swept, *parsed])]
         return _sweep(*_applicable(jobs))
 
 
@@ -139,10 +140,12 @@ def _cross(overrides: Sequence[Override]) -> list[list[str]]:
     return jobs
 
 
-def _grid(study: str) -> dict[str, str]:
-    """``hydra.sweeper.params`` of a study."""
-    params = compose("config", [f"study={study}"], return_hydra_config=True).hydra.sweeper.params or {}
-    return {str(key): str(value) for key, value in params.items()}
+def _grids(study: str) -> list[dict[str, str]]:
+    """``study.grids``, each on top of ``hydra.sweeper.params``."""
+    config = compose("config", [f"study={study}"], return_hydra_config=True)
+    common = config.hydra.sweeper.params or {}
+    grids = [{**common, **grid} for grid in config.study.grids or [{}]]
+    return [{str(key): str(value) for key, value in grid.items()} for grid in grids]
 
 
 def _applicable(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str]]:

@@ -51,6 +51,8 @@ class Workload:
     """Sequences of ``train_length`` tokens that loss and accuracy are measured on."""
     batch_sizes: list[int] = MISSING
     prompt_lengths: list[int] = MISSING
+    phases: list[Phase] = field(default_factory=lambda: list(Phase))
+    """Of which latency is timed; structure and cache are read in any case."""
 
 
 @dataclass
@@ -71,6 +73,15 @@ class Device:
     sharing: Sharing = Sharing.auto
 
 
+class Phase(StrEnum):
+    """What is timed."""
+
+    prefill = "prefill"
+    """One forward pass over the prompt that fills the cache."""
+    decode = "decode"
+    """One further token a sequence."""
+
+
 class Start(StrEnum):
     """How a child process begins."""
 
@@ -86,7 +97,11 @@ class Precision:
 
     name: str = MISSING
     processes: int = MISSING
-    """Replicate processes; the interval is over these."""
+    """Replicate processes to begin with; the interval is over these."""
+    most_processes: int = 0
+    """More are added, up to so many, until every interval is narrow enough; with fewer than ``processes`` none is."""
+    margin: float = 0.03
+    """The smallest difference that matters, as a fraction: half-widths of at most half of it are wanted."""
     pairs: int = MISSING
     """Adjacent pairs (control, arm) an arm and process."""
     warmup_steps: int = MISSING
@@ -94,6 +109,8 @@ class Precision:
     """Most steps thrown away after each switch to another arm; long steps settle with fewer."""
     block_seconds: float = MISSING
     """Shortest timed block."""
+    second_control: Switch = Switch.on
+    """The A/A arm, which says how far two identical models seem to differ; off saves its time."""
     start: Start = Start.forkserver
 
 
@@ -103,6 +120,8 @@ class Study:
 
     name: str = "run"
     title: str = ""
+    grids: list[dict[str, str]] = field(default_factory=list)
+    """Grids to run one after the other, where one alone (``hydra.sweeper.params``) would cross too much."""
 
 
 @dataclass

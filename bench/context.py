@@ -9,7 +9,7 @@ from bench.records import Record
 
 FREE = ("method", "precision", "seed")
 """Parts of a cell's configuration that may differ within one comparison."""
-POINTS = ("workload.batch_sizes", "workload.prompt_lengths")
+POINTS = ("workload.batch_sizes", "workload.prompt_lengths", "workload.phases")
 """Lists whose entries are rows of their own."""
 UNTOLD = ("method._target_",)
 

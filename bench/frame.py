@@ -166,7 +166,7 @@ def _ratio_columns(phase: str, pairs: Sequence[Pairs]) -> Mapping[str, Any]:
     }
 
 
-def arm_ratio(pairs: Sequence[Pairs], phase: str, arm: str) -> stats.Ratio | None:
+def arm_ratio(pairs: Sequence[Pairs], phase: str, arm: str) -> stats.Interval | None:
     """The ratio of one arm over the control, from the processes that timed it."""
     logs = [stats.log_ratio(p) for p in pairs if (p.phase, p.arm) == (phase, arm)]
     return stats.ratio(logs) if logs else None

@@ -19,11 +19,14 @@ from bench.instruments.timing import MOST_STEPS
 from bench.models import ModelError, skeleton
 from bench.records import Cell
 from bench.sources import DataConfig, ModelConfig
+from bench.stats import margin_log
 from methods import Method, MethodError, Unsupported
 from methods.anatomy import Anatomy
 
 IMPLEMENTATION = "peft-verdict"
 MOST_THREADS = 1024
+MOST_PROCESSES = 12
+"""Where so many do not make an interval narrow, more of the same hardly will; what is then unclear is said to be."""
 
 T = TypeVar("T")
 
@@ -170,6 +173,7 @@ def _check_numbers(plan: Plan) -> None:
         "workload.train_steps": (work.train_steps, 4 if cuda else 3, None),
         "workload.held_out_sequences": (work.held_out_sequences, 1, None),
         "precision.processes": (precision.processes, 1, None),
+        "precision.most_processes": (precision.most_processes, 0, MOST_PROCESSES),
         "precision.pairs": (precision.pairs, 1, None),
         "precision.warmup_steps": (precision.warmup_steps, 1, MOST_STEPS),
         "precision.discarded_steps": (precision.discarded_steps, 0, MOST_STEPS - 1),
@@ -180,6 +184,12 @@ def _check_numbers(plan: Plan) -> None:
             raise UsageError(f"{key} must be at least {least}, not {value}")
         if most is not None and value > most:
             raise UsageError(f"{key} must be at most {most}, not {value}")
+    if not work.phases or len(set(work.phases)) < len(work.phases):
+        raise UsageError(f"workload.phases must name prefill, decode or both, not {[str(p) for p in work.phases]}")
+    try:
+        margin_log(precision.margin)
+    except ValueError as error:
+        raise UsageError(f"precision.margin: {error}") from error
     if precision.block_seconds <= 0:
         raise UsageError(f"precision.block_seconds must be positive, not {precision.block_seconds}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 import pandas as pd
@@ -14,6 +15,7 @@ from bench.errors import UsageError
 from bench.frame import export
 from bench.records import Record
 from bench.tables import CORE, EXTRA, KEYS, Grid, grids
+from bench.trials import Trials, rates
 
 BEST = "*"
 """Marks the best values on a terminal; elsewhere they are bold."""
@@ -120,3 +122,21 @@ _TEX: dict[str, str | int | None] = {
 
 def _tex(text: str) -> str:
     return text.translate(str.maketrans(_TEX))
+
+
+def print_rates(many: Sequence[Trials], console: Console) -> None:
+    """The gate's error rates, a row a condition and slowdown."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    for header in ("condition", "slowed by", "checks", "regressed", "(at first)", "passed", "ambiguous", "same (TOST)"):
+        table.add_column(header, justify="left" if header == "condition" else "right")
+    for trials in many:
+        for found in rates(trials):
+            counts = (found.regressed, found.regressed_at_first, found.passed, found.ambiguous)
+            cells = [f"{count / found.checks:.1%}" for count in counts]
+            same = f"{found.equivalent / found.arms:.1%}"
+            table.add_row(found.condition, f"{found.slowdown:.0%}", str(found.checks), *cells, same)
+    console.print(table)
+    for trials in many:
+        if trials.check_seconds:
+            took = statistics.median(trials.check_seconds)
+            console.print(f"{trials.condition}: a whole check of one method took {took:.0f} s", markup=False)

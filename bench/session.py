@@ -17,6 +17,8 @@ from bench.errors import UsageError
 from bench.launch import Launcher
 from bench.progress import Progress
 from bench.records import Status
+from bench.render import print_rates
+from bench.selftest import read_trials, run_trials, trials_path
 from bench.store import Store, read_paths
 from bench.sweep import Summary, resolve_cells, run_sweep
 
@@ -66,6 +68,17 @@ def table_command(paths: Sequence[Path], format: str, output: Path | None) -> in
         _write(output, content)
     else:
         sys.stdout.write(content.decode())
+    return OK
+
+
+def selftest_command(sweep: Sweep, runs: int, noisy: bool, folder: Path) -> int:
+    """Runs what is missing of the trials and prints the error rates of all there are in the folder."""
+    console = Console(highlight=False)
+    path = trials_path(folder, noisy)
+    launcher = Launcher()
+    (item,) = resolve_cells(sweep.cells, launcher, str)
+    run_trials(path, item, runs, noisy, Children(launcher, sweep.time_limit), console)
+    print_rates([read_trials(path) for path in sorted(folder.glob("*.json"))], console)
     return OK
 
 

@@ -1,4 +1,7 @@
-"""Statistics of paired samples. The unit is the process: its median log-ratio is one number (Kalibera & Jones 2013)."""
+"""Statistics of paired samples. The unit is the process: its median log-ratio is one number (Kalibera & Jones 2013).
+
+Values are logs of ratios unless a function says otherwise; a difference of logs is the log of a ratio of ratios.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,13 @@ from scipy import stats
 from bench.records import Pairs
 
 CONFIDENCE = 0.95
+LEAST_MARGIN = 0.01
+"""Identical copies differ by about 0.2% from process to process: equivalence within less than 1% can't be shown."""
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A ratio of seconds with its confidence interval over processes."""
+class Interval:
+    """A mean over processes, or a ratio, with its confidence interval."""
 
     estimate: float
     low: float | None
@@ -25,26 +30,135 @@ class Ratio:
     processes: int
 
 
+@dataclass(frozen=True)
+class Mean:
+    """A mean, the standard error of it, and the degrees of freedom of that error. Infinite error: one process."""
+
+    value: float
+    error: float
+    freedom: float
+
+    def bound(self, confidence: float) -> float:
+        """The one-sided upper confidence bound; the lower one with ``1 - confidence``."""
+        if not math.isfinite(self.error):
+            return math.copysign(math.inf, confidence - 0.5)
+        return self.value + float(stats.t.ppf(confidence, self.freedom)) * self.error
+
+    def p_above(self, limit: float) -> float:
+        """p-value of the one-sided test that the true mean lies above ``limit``."""
+        if not math.isfinite(self.error):
+            return 1.0
+        if self.error == 0.0:
+            return 0.0 if self.value > limit else 1.0
+        return float(stats.t.sf((self.value - limit) / self.error, self.freedom))
+
+    def p_below(self, limit: float) -> float:
+        """p-value of the one-sided test that the true mean lies below ``limit``."""
+        return Mean(-self.value, self.error, self.freedom).p_above(-limit)
+
+    def p_within(self, margin: float) -> float:
+        """p-value of the two one-sided tests that the true mean lies within ``margin`` of 0 (Schuirmann 1987)."""
+        return max(self.p_above(-margin), self.p_below(margin))
+
+
 def log_ratio(pairs: Pairs) -> float:
     """Median over a process's pairs of log(arm / control)."""
     logs = [math.log(arm / control) for arm, control in zip(pairs.arm_seconds, pairs.control_seconds, strict=True)]
     return statistics.median(logs)
 
 
-def ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Ratio:
+def extra_seconds(pairs: Pairs) -> float:
+    """Median over a process's pairs of arm - control, in seconds a step."""
+    return statistics.median(a - c for a, c in zip(pairs.arm_seconds, pairs.control_seconds, strict=True))
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """Mean over processes.
+
+    Raises:
+        ValueError: there is no process.
+    """
+    if not values:
+        raise ValueError("a mean needs at least one process")
+    center = statistics.fmean(values)
+    if len(values) == 1:
+        return Mean(center, math.inf, 1.0)
+    return Mean(center, statistics.stdev(values) / math.sqrt(len(values)), len(values) - 1)
+
+
+def difference(after: Sequence[float], before: Sequence[float]) -> Mean:
+    """Mean of ``after`` over that of ``before``, which are of different processes (Welch 1947)."""
+    a, b = mean(after), mean(before)
+    value = a.value - b.value
+    if not (math.isfinite(a.error) and math.isfinite(b.error)):
+        return Mean(value, math.inf, 1.0)
+    square = a.error**2 + b.error**2
+    if square == 0.0:
+        return Mean(value, 0.0, a.freedom + b.freedom)
+    return Mean(value, math.sqrt(square), square**2 / (a.error**4 / a.freedom + b.error**4 / b.freedom))
+
+
+def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Mean over processes with Student's t interval, in the values' own unit.
+
+    Raises:
+        ValueError: there is no process.
+    """
+    found = mean(values)
+    if len(values) == 1:
+        return Interval(found.value, None, None, 1)
+    half = (found.bound((1 + confidence) / 2) - found.value) if found.error else 0.0
+    return Interval(found.value, found.value - half, found.value + half, len(values))
+
+
+def ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Geometric mean over processes with Student's t interval on the logs.
 
     Raises:
         ValueError: there is no process.
     """
-    if not log_ratios:
-        raise ValueError("a ratio needs at least one process")
-    center = statistics.fmean(log_ratios)
-    if len(log_ratios) == 1:
-        return Ratio(math.exp(center), None, None, 1)
-    error = statistics.stdev(log_ratios) / math.sqrt(len(log_ratios))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(log_ratios) - 1)) * error
-    return Ratio(math.exp(center), math.exp(center - half), math.exp(center + half), len(log_ratios))
+    found = interval(log_ratios, confidence)
+    low, high = (None if end is None else math.exp(end) for end in (found.low, found.high))
+    return Interval(math.exp(found.estimate), low, high, found.processes)
+
+
+def margin_log(margin: float) -> float:
+    """A margin given as a fraction (0.03 is 3%), on the scale of logs.
+
+    Raises:
+        ValueError: it is under 1%, which no run can show, or no fraction.
+    """
+    if not LEAST_MARGIN <= margin < 1:
+        raise ValueError(f"a margin is a fraction of at least {LEAST_MARGIN} and below 1, not {margin:g}")
+    return math.log1p(margin)
+
+
+def narrow(log_ratios: Sequence[float], margin: float) -> bool:
+    """Whether the 95% half-width is at most half the margin. A precision, never a p-value, may end a measurement."""
+    found = interval(log_ratios)
+    return found.high is not None and found.high - found.estimate <= margin_log(margin) / 2
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of a family of tests, in the order given (Holm 1979)."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def slopes(levels: Sequence[float], values: Sequence[Sequence[float]]) -> list[float]:
+    """Slopes of least-squares lines over ``levels``: one line through the first process of each level, one through the
+    second, and so on, as far as every level has one. Their spread holds whatever the levels' own spreads are.
+
+    Raises:
+        ValueError: there are fewer than two levels.
+    """
+    if len(set(levels)) < 2:
+        raise ValueError("a slope needs at least two levels")
+    return [float(stats.linregress(levels, row).slope) for row in zip(*values, strict=False)]
 
 
 def seconds(blocks: Sequence[Sequence[float]]) -> float:

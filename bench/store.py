@@ -7,8 +7,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,7 +17,7 @@ from bench.errors import UsageError
 from bench.records import SCHEMA_VERSION, Record
 
 SUFFIX = ".json"
-_ADAPTER = TypeAdapter(Record)
+T = TypeVar("T")
 
 
 class Store:
@@ -75,12 +76,7 @@ class Store:
             UsageError: the disk is full, or the folder went away.
         """
         path = self.folder / f"{record.cell_id}{SUFFIX}"
-        text = json.dumps(dataclasses.asdict(record), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        try:
-            # names of files may hold bytes that are no text, and a reason may hold such a name
-            replace_file(path, (text + "\n").encode(errors="replace"))
-        except OSError as error:
-            raise UsageError(f"{path} can't be written: {error.strerror}; what was recorded before is kept") from error
+        write_json(path, record)
         return path
 
 
@@ -105,29 +101,57 @@ def read_record(path: Path) -> Record:
     Raises:
         UsageError: naming the file and what is wrong with it.
     """
+    record = read_json(path, Record, SCHEMA_VERSION, "record")
+    if record.cell.id != record.cell_id:
+        raise UsageError(f"{path} was changed by hand: its configuration is that of {record.cell.id}; move it away")
+    return record
+
+
+def read_json(path: Path, kind: type[T], version: int, what: str) -> T:
+    """A stored dataclass, validated strictly: every key is known, and every type is right.
+
+    Raises:
+        UsageError: naming the file and what is wrong with it: torn, edited or of another schema.
+    """
     try:
         text = path.read_bytes()
         raw: Any = json.loads(text, parse_constant=_refuse)
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is no record: {error}; move it away") from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not isinstance(version, int) or version < 1:
-        raise UsageError(f"{path} is no record: it has no schema_version; move it away")
-    if version > SCHEMA_VERSION:
-        raise UsageError(
-            f"{path} has schema {version}, newer than {SCHEMA_VERSION} of this version: update peft-verdict"
-        )
+        raise UsageError(f"{path} is no {what}: {error}; move it away") from error
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    if not isinstance(found, int) or found < 1:
+        raise UsageError(f"{path} is no {what}: it has no schema_version; move it away")
+    if found > version:
+        raise UsageError(f"{path} has schema {found}, newer than {version} of this version: update peft-verdict")
     try:
-        record = _ADAPTER.validate_json(text, strict=True)
+        return cast(T, _adapter(cast(Any, kind)).validate_json(text, strict=True))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the top level"
-        raise UsageError(f"{path} is no valid record: {where}: {first['msg']}; move it away") from error
-    if record.cell.id != record.cell_id:
-        raise UsageError(f"{path} was changed by hand: its configuration is that of {record.cell.id}; move it away")
-    return record
+        raise UsageError(f"{path} is no valid {what}: {where}: {first['msg']}; move it away") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a dataclass in one step; the folder is made where it is missing.
+
+    Raises:
+        ValueError: a number in it is not finite.
+        UsageError: it can't be written.
+    """
+    text = json.dumps(dataclasses.asdict(content), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # names of files may hold bytes that are no text, and a reason may hold such a name
+        replace_file(path, (text + "\n").encode(errors="replace"))
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {error.strerror}; what was recorded before is kept") from error
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def _refuse(constant: str) -> None:

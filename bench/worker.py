@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench.config import Sharing
+from bench.config import Sharing, Switch
 from bench.data import Corpus, DataError, load_corpus
 from bench.errors import UsageError
 from bench.findings import Findings, Resolved
@@ -148,24 +148,35 @@ def measure_pairs(
     plan = start(config)
     rng = random.Random(f"{plan.seed}-{process}")
     base = load_model(plan.model, plan.torch_device, plan.seed)
-    share = _must_share(plan, base, len(states) + 2)
-    models = dict(_arms(base, [CONTROL, AA, *states], Path(staging) / CHECKPOINT, share, rng))
+    arms = [CONTROL, *([AA] if plan.precision.second_control is Switch.on else []), *states]
+    share = must_share(plan, base, len(arms))
+    models = dict(_arms(base, arms, Path(staging) / CHECKPOINT, share, rng))
     del base
-    precision = plan.precision
-    effort = Effort(precision.pairs, precision.warmup_steps, precision.discarded_steps, precision.block_seconds)
-    vocabulary = embedding_shape(models[CONTROL])[0]
-    tokens = torch.randint(vocabulary, (4096,), generator=torch.Generator().manual_seed(plan.seed))
+    effort = effort_of(plan)
+    tokens = random_tokens(plan, models[CONTROL])
     found: list[Pairs] = []
     with torch.no_grad():  # as `generate` runs
         for batch, length in plan.points():
             prompt = prompt_of(tokens, batch, length).to(plan.torch_device)
-            for phase, kind in PHASES.items():
+            for phase in plan.workload.phases:
                 report(phase)
-                steps = {arm: kind(model, prompt) for arm, model in models.items()}
+                steps = {arm: PHASES[phase](model, prompt) for arm, model in models.items()}
                 timed = time_pairs(steps.pop(CONTROL), steps, effort, clock_for(plan.torch_device), rng)
                 for arm, blocks in timed.items():
-                    found.append(Pairs(process, phase, arm, batch, length, **vars(blocks), shared_weights=share))
+                    found.append(Pairs(process, str(phase), arm, batch, length, **vars(blocks), shared_weights=share))
     return found
+
+
+def effort_of(plan: Plan) -> Effort:
+    """How much one process times."""
+    precision = plan.precision
+    return Effort(precision.pairs, precision.warmup_steps, precision.discarded_steps, precision.block_seconds)
+
+
+def random_tokens(plan: Plan, model: PreTrainedModel) -> Tensor:
+    """Token ids [4096] for prompts: latency does not depend on which."""
+    vocabulary = embedding_shape(model)[0]
+    return torch.randint(vocabulary, (4096,), generator=torch.Generator().manual_seed(plan.seed))
 
 
 def _arms(
@@ -182,7 +193,7 @@ def _arms(
         yield arm, model.eval()
 
 
-def _must_share(plan: Plan, model: PreTrainedModel, arms: int) -> bool:
+def must_share(plan: Plan, model: PreTrainedModel, arms: int) -> bool:
     """Whether the arms share storage, because they are told to or because that many copies do not fit."""
     if plan.device.sharing is not Sharing.auto:
         return plan.device.sharing is Sharing.share

@@ -78,7 +78,7 @@ def test_one_outlying_pair_does_not_move_a_process() -> None:
 
 def test_one_process_has_no_interval() -> None:
     """There is nothing to take a spread from, and that is said instead of a width of zero."""
-    assert stats.ratio([0.1]) == stats.Ratio(math.exp(0.1), None, None, 1)
+    assert stats.ratio([0.1]) == stats.Interval(math.exp(0.1), None, None, 1)
     with pytest.raises(ValueError):
         stats.ratio([])
 
