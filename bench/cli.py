@@ -18,6 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmarks and compares parameter-efficient fine-tuning methods.",
 )
+baseline = typer.Typer(no_args_is_help=True, help="Keep what later runs are checked against.")
+app.add_typer(baseline, name="baseline")
+Baselines = Annotated[Path, typer.Option("--baselines", help="Folder of the baselines.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Hydra overrides, such as method=lora method.rank=4 model=gpt2.", show_default=False),
@@ -56,6 +59,63 @@ def table(
     from bench.session import table_command
 
     raise typer.Exit(table_command(paths or [Path("results")], format, output))
+
+
+@app.command()
+def claims(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Records or folders of records. [default: results]", show_default=False)
+    ] = None,
+    format: Annotated[str, typer.Option("--format", "-f", help="text, md or json.")] = "text",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--claims", help="Folder of claim files. [default: conf/claim]", show_default=False)
+    ] = None,
+) -> None:
+    """Judge what is said about the methods by what was measured: supported, refuted or unclear."""
+    from bench.session import claims_command
+
+    raise typer.Exit(claims_command(paths or [Path("results")], format, output, folder))
+
+
+@baseline.command()
+def save(
+    name: Annotated[str, typer.Argument(help="Name of the baseline.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Records or folders of records. [default: results]", show_default=False)
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Move a baseline that is there already.")] = False,
+    folder: Baselines = Path("results/baselines"),
+) -> None:
+    """Keep the log-ratios and exact figures of records, to check later runs against."""
+    from bench.session import save_command
+
+    raise typer.Exit(save_command(name, paths or [Path("results")], folder, replace))
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Name of the baseline.")],
+    against: Annotated[
+        list[Path] | None, typer.Option("--against", help="Records to check, instead of running the cells again.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            help="Smallest slowdown that counts, as a fraction. [default: 0.03, on another machine 0.05]",
+            show_default=False,
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="What is not known is a failure too.")] = False,
+    junit: Annotated[Path | None, typer.Option("--junit", help="JUnit XML file to write.")] = None,
+    folder: Baselines = Path("results/baselines"),
+    results: Annotated[Path, typer.Option("--results", help="Where the records of the run go.")] = Path("results"),
+) -> None:
+    """Measure a baseline's cells again: 0 passed, 1 regressed, 3 ambiguous or incomparable."""
+    from bench.session import check_command
+
+    raise typer.Exit(check_command(name, against, threshold, strict, junit, folder, results))
 
 
 @app.command()

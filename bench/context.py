@@ -16,7 +16,7 @@ UNTOLD = ("method._target_",)
 
 def context(record: Record) -> dict[str, Any]:
     """What must be the same for two rows to be compared, by dotted key."""
-    whole = _flat(record.cell.config)
+    whole = flat(record.cell.config)
     held = {key: value for key, value in whole.items() if key.split(".")[0] not in FREE and key not in POINTS}
     versions = {name: record.versions.get(name) for name in ("torch", "transformers", "python")}
     return {**held, **versions, "machine": record.machine.get("processor")}
@@ -24,7 +24,7 @@ def context(record: Record) -> dict[str, Any]:
 
 def settings(record: Record) -> dict[str, Any]:
     """What may tell two rows of one method apart, by dotted key."""
-    whole = _flat(record.cell.config)
+    whole = flat(record.cell.config)
     free = {key: value for key, value in whole.items() if key.split(".")[0] in FREE or key in POINTS}
     return {key: value for key, value in free.items() if key not in UNTOLD}
 
@@ -38,11 +38,12 @@ def differing(many: Iterable[Mapping[str, Any]]) -> list[str]:
     return [key for key, values in seen.items() if len(values) > 1]
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration by dotted key."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+            found[f"{prefix}{key}"] = value
+    return found

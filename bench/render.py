@@ -127,7 +127,7 @@ def _tex(text: str) -> str:
 def print_rates(many: Sequence[Trials], console: Console) -> None:
     """The gate's error rates, a row a condition and slowdown."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    for header in ("condition", "slowed by", "checks", "regressed", "(at first)", "passed", "ambiguous", "same (TOST)"):
+    for header in ("condition", "slowed by", "checks", "slower", "at first", "passed", "unclear", "TOST"):
         table.add_column(header, justify="left" if header == "condition" else "right")
     for trials in many:
         for found in rates(trials):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,18 +12,27 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import render
+from bench.baseline import load_baseline, make_baseline, save_baseline
 from bench.cell import Children
+from bench.claim_files import load_claims
+from bench.claim_report import CLAIM_FORMATS, print_claims, render_claims
+from bench.claims import judge_all, surprising
 from bench.config import Sweep
 from bench.errors import UsageError
+from bench.gate import check_again, check_against, records_folder, status_of
+from bench.gate_report import github_annotations, print_checked, print_conclusion, write_junit
 from bench.launch import Launcher
 from bench.progress import Progress
 from bench.records import Status
 from bench.render import print_rates
 from bench.selftest import read_trials, run_trials, trials_path
+from bench.stats import margin_log
 from bench.store import Store, read_paths
 from bench.sweep import Summary, resolve_cells, run_sweep
 
 OK, VERDICT = 0, 1
+CHECK_LIMIT_SECONDS = 1800.0
+"""What one child of a check may take."""
 
 
 def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
@@ -69,6 +79,78 @@ def table_command(paths: Sequence[Path], format: str, output: Path | None) -> in
     else:
         sys.stdout.write(content.decode())
     return OK
+
+
+def claims_command(paths: Sequence[Path], format: str, output: Path | None, folder: Path | None) -> int:
+    """Prints or writes the verdicts on the claims; status 1 where one is the contrary of what its file expects."""
+    if format not in CLAIM_FORMATS:
+        raise UsageError(f"--format {format}: there are {', '.join(CLAIM_FORMATS)}")
+    if format == "text" and output is not None:
+        raise UsageError("--output needs --format md or json")
+    judgements = judge_all(load_claims(folder), read_paths(paths))
+    if format == "text":
+        print_claims(judgements, Console(highlight=False))
+    elif output is not None:
+        _write(output, render_claims(judgements, format))
+    else:
+        sys.stdout.write(render_claims(judgements, format).decode())
+    return VERDICT if any(surprising(judgement) for judgement in judgements) else OK
+
+
+def save_command(name: str, paths: Sequence[Path], folder: Path, replace: bool) -> int:
+    """Makes a baseline of records."""
+    records = read_paths(paths)
+    baseline = make_baseline(name, records)
+    path = save_baseline(folder, baseline, replace)
+    left = [record for record in records if record.status is not Status.OK]
+    console = Console(highlight=False)
+    for record in left:
+        console.print(f"left out: {record.cell_id} {record.status}: {record.reason}", markup=False, soft_wrap=True)
+    console.print(f"{len(baseline.cells)} cells are kept in {path}; check: python -m bench check {name}", markup=False)
+    return OK
+
+
+def check_command(
+    name: str,
+    against: Sequence[Path] | None,
+    threshold: float | None,
+    strict: bool,
+    junit: Path | None,
+    folder: Path,
+    results: Path,
+) -> int:
+    """Checks a run, or records that are there, against a baseline; returns the exit status."""
+    console = Console(highlight=False)
+    baseline = load_baseline(folder, name)
+    _check_options(threshold, junit)
+    store = Store(records_folder(results, name))
+    if against:
+        checked = check_against(baseline, read_paths(against), threshold)
+    else:
+        store.check()
+        store.read()
+        launcher = Launcher()
+        cells = resolve_cells([dict(kept.cell.config) for kept in baseline.cells], launcher, str)
+        measure = Children(launcher, CHECK_LIMIT_SECONDS)
+        checked = check_again(baseline, cells, store, measure, threshold, console)
+    print_checked(checked, console)
+    records = " ".join(map(str, against)) if against else str(store.folder)
+    print_conclusion(checked, f"python -m bench baseline save {name} {records} --replace", console)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        sys.stdout.writelines(f"{line}\n" for line in github_annotations(checked))
+    if junit is not None:
+        write_junit(checked, name, strict, junit)
+    return status_of(checked, strict)
+
+
+def _check_options(threshold: float | None, junit: Path | None) -> None:
+    if threshold is not None:
+        try:
+            margin_log(threshold)
+        except ValueError as error:
+            raise UsageError(f"--threshold: {error}") from error
+    if junit is not None and not junit.absolute().parent.is_dir():
+        raise UsageError(f"--junit {junit}: {junit.absolute().parent} is no folder")
 
 
 def selftest_command(sweep: Sweep, runs: int, noisy: bool, folder: Path) -> int:

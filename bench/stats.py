@@ -95,7 +95,8 @@ def difference(after: Sequence[float], before: Sequence[float]) -> Mean:
     square = a.error**2 + b.error**2
     if square == 0.0:
         return Mean(value, 0.0, a.freedom + b.freedom)
-    return Mean(value, math.sqrt(square), square**2 / (a.error**4 / a.freedom + b.error**4 / b.freedom))
+    share = a.error**2 / square
+    return Mean(value, math.sqrt(square), 1 / (share**2 / a.freedom + (1 - share) ** 2 / b.freedom))
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:

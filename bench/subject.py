@@ -43,6 +43,8 @@ class Subject:
     attached: Attached | None = None
     trainer: Trainer | None = None
     checkpoint: Path | None = None
+    attach_error: float | None = None
+    """How far the outputs of the method lie from the base's before it trains."""
     merge_error: float | None = None
     """How far the merged outputs lie from the unmerged ones; see `bench.worker`."""
 

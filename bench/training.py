@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bench.instruments.memory import MemoryPeak, training_step_peak
+from bench.instruments.structure import StructureCounter
 from bench.instruments.timing import clock_for
 from bench.plan import Plan
 from methods import Attached
@@ -64,6 +65,13 @@ class Trainer:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
+    def flops(self) -> int:
+        """FLOPs of the products of one forward and backward pass, which changes no weight and is none of the budget."""
+        with StructureCounter() as counter:
+            self._backward()
+        self.optimizer.zero_grad(set_to_none=True)
+        return counter.result().flops
+
     def finish(self) -> None:
         """Spends what is left of the budget."""
         while len(self.losses) < self.plan.workload.train_steps:
@@ -79,11 +87,7 @@ class Trainer:
         Raises:
             Diverged: the loss is not finite.
         """
-        ids = self.batches[len(self.losses) % len(self.batches)]
-        # a training step has no use for a cache, and some models would build one by default
-        loss = self.attached.model(input_ids=ids, labels=ids, use_cache=False).loss
-        penalty = self.attached.penalty()
-        (loss if penalty is None else loss + penalty).backward()
+        loss = self._backward()
         self.optimizer.step()
         self.losses.append(float(loss.detach()))
         if not math.isfinite(self.losses[-1]):
@@ -93,6 +97,15 @@ class Trainer:
             )
         self.attached.after_step(len(self.losses))
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self) -> Tensor:
+        """Forward and backward on the batch that is next; returns the loss []."""
+        ids = self.batches[len(self.losses) % len(self.batches)]
+        # a training step has no use for a cache, and some models would build one by default
+        loss: Tensor = self.attached.model(input_ids=ids, labels=ids, use_cache=False).loss
+        penalty = self.attached.penalty()
+        (loss if penalty is None else loss + penalty).backward()
+        return loss
 
 
 def weight_tensors(model: PreTrainedModel) -> Iterator[Tensor]:

@@ -83,8 +83,11 @@ def measure_figures(config: Mapping[str, Any], staging: str, report: Report) -> 
 
 def _train(subject: Subject, findings: Findings, report: Report) -> None:
     plan = subject.plan
+    untouched = _logits(subject)
     torch.manual_seed(plan.seed)
     subject.attached = plan.method.attach(subject.model)
+    subject.model.eval()
+    subject.attach_error = _distance(untouched, _logits(subject))
     # evaluation before this stage, the training budget in training mode
     subject.model.train()
     subject.trainer = Trainer(plan, subject.attached, subject.corpus.train.to(plan.torch_device))
@@ -131,6 +134,11 @@ def merge_error(subject: Subject, attached: Attached) -> float:
     before = _logits(subject)
     attached.merge()
     after = _logits(subject)
+    return _distance(before, after)
+
+
+def _distance(before: Tensor, after: Tensor) -> float:
+    """Largest difference of a logit over the largest logit before."""
     return float((after - before).abs().max() / before.abs().max())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -171,3 +173,36 @@ class FakeMeasure:
 def resolved(*methods: str) -> list[Resolved]:
     """A cell of each method, checked and found good."""
     return [Resolved(make_cell(method, SIZES[method]), skip=None) for method in methods]
+
+
+def pairs_at(
+    logs: Iterable[float],
+    *,
+    phase: str = "decode",
+    arm: str = UNMERGED,
+    point: tuple[int, int] = (1, 128),
+    control_seconds: float = 1e-3,
+) -> list[Pairs]:
+    """One process a log-ratio, each with a single pair that has exactly this ratio."""
+    return [
+        Pairs(
+            process=process,
+            phase=phase,
+            arm=arm,
+            batch_size=point[0],
+            prompt_length=point[1],
+            steps_per_block=1,
+            discarded_steps=0,
+            control_seconds=(control_seconds,),
+            arm_seconds=(control_seconds * math.exp(log),),
+            control_first=(True,),
+            shared_weights=False,
+        )
+        for process, log in enumerate(logs)
+    ]
+
+
+def known(cell: Cell, readings: Iterable[Reading] = (), pairs: Iterable[Pairs] = (), **changes: Any) -> Record:
+    """A record with these figures and no others."""
+    record = make_record(cell)
+    return dataclasses.replace(record, readings=tuple(readings), pairs=tuple(pairs), missing=(), **changes)

@@ -11,7 +11,7 @@ device, dtype, mask, head size and autograd, and the figure must not. A dispatch
 function mode, which sees the call itself, hides what is inside. Attention written out by hand ("eager") keeps its two
 products.
 
-Meant for forward passes: nothing here knows the FLOPs of attention's backward.
+The backward of fused attention counts as twice its forward: four products for two, a recomputed score not counted.
 """
 
 # torch leaves its mode classes and tensor hooks unannotated:
@@ -85,6 +85,9 @@ _PRODUCTS: dict[str, Callable[..., int] | None] = {
     "bitsandbytes::int8_linear_matmul": lambda a, b, *_: 2 * a.numel() * b.shape[0],
     "bitsandbytes::int8_scaled_mm": lambda a, b, *_: 2 * a.numel() * b.shape[0],
     "bitsandbytes::int8_mixed_scaled_mm": lambda a, _, b, *__: 2 * a.numel() * b.shape[0],
+    "aten::_scaled_dot_product_flash_attention_for_cpu_backward": (
+        lambda _, query, key, value, *__, **___: 2 * _attention_flops(query, key, value)
+    ),
     # Only for calls that bypass the Python function, hence the function mode.
     "aten::_scaled_dot_product_flash_attention_for_cpu": _attention_flops,
     "aten::_scaled_dot_product_flash_attention": None,

@@ -1,10 +1,10 @@
-"""Structure of one prefill and one decode step: what no noise can touch."""
+"""Structure of one prefill and one decode step, and FLOPs of a training step: what no noise can touch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.figures import Better, Figure, Unit
+from bench.figures import Better, Figure, Scope, Unit
 from bench.records import Missing, Reading
 from bench.subject import Stage, Subject
 
@@ -16,22 +16,36 @@ MEANINGS = {
     "flops": "Floating-point operations of the products in one {}.",
 }
 PHASES = {"prefill": "prefill", "decode": "decode step"}
-FIGURES = tuple(
+FIGURES = (
+    *(
+        Figure(
+            f"{phase}_{name}",
+            f"{phase} {name.replace('_', ' ')}",
+            Unit.FLOPS if name == "flops" else Unit.COUNT,
+            Better.LOWER,
+            meaning.format(PHASES[phase]),
+        )
+        for phase in PHASES
+        for name, meaning in MEANINGS.items()
+    ),
     Figure(
-        f"{phase}_{name}",
-        f"{phase} {name.replace('_', ' ')}",
-        Unit.FLOPS if name == "flops" else Unit.COUNT,
+        "train_flops",
+        "train FLOPs",
+        Unit.FLOPS,
         Better.LOWER,
-        meaning.format(PHASES[phase]),
-    )
-    for phase in PHASES
-    for name, meaning in MEANINGS.items()
+        "Floating-point operations of the products in one training step, forward and backward.",
+        Scope.TRAINING,
+    ),
 )
-STAGES = frozenset({Stage.BASE, Stage.SERVED})
+STAGES = frozenset(Stage)
 
 
 def measure(subject: Subject) -> Iterator[Reading | Missing]:
-    """Both phases at every workload point."""
+    """Both phases at every workload point; of training the FLOPs."""
+    if subject.stage is Stage.TRAINING:
+        assert subject.trainer is not None
+        yield Reading("train_flops", subject.trainer.flops(), subject.state)
+        return
     import torch
 
     from bench.instruments import timing

@@ -1,0 +1,73 @@
+"""The regression gate: measures the cells of a baseline again and says what became of each figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.baseline import Baseline, Kept
+from bench.cell import Measure
+from bench.check import Checked, check_cell, partner
+from bench.findings import Resolved
+from bench.progress import Progress
+from bench.records import Record
+from bench.regression import Verdict
+from bench.store import Store
+from bench.sweep import run_sweep
+
+
+def check_against(baseline: Baseline, records: Sequence[Record], threshold: float | None) -> list[Checked]:
+    """The verdicts on records that are there already: nothing is run, so nothing is repeated."""
+    return [one for kept in baseline.cells for one in check_cell(kept, partner(kept, records), threshold)]
+
+
+def check_again(
+    baseline: Baseline,
+    cells: Sequence[Resolved],
+    store: Store,
+    measure: Measure,
+    threshold: float | None,
+    console: Console,
+) -> list[Checked]:
+    """Runs the cells, and those whose latency regressed once more; ``store`` keeps the records."""
+    first = _run(cells, store, measure, console)
+    pairs = list(zip(baseline.cells, cells, strict=True))
+    slower = [
+        item for kept, item in pairs if _slower(check_cell(kept, first.get(item.cell.id), threshold))
+    ]  # fmt: skip
+    if slower:
+        console.print(f"slower: {', '.join(item.cell.id for item in slower)}; measured once more to be sure")
+    second = _run(slower, Store(store.folder / "repeat"), measure, console) if slower else {}
+    return [one for kept, item in pairs for one in _check(kept, item, first, second, threshold)]
+
+
+def _check(
+    kept: Kept, item: Resolved, first: dict[str, Record], second: dict[str, Record], threshold: float | None
+) -> list[Checked]:
+    return check_cell(kept, first.get(item.cell.id), threshold, second.get(item.cell.id))
+
+
+def _slower(checked: Sequence[Checked]) -> bool:
+    return any(one.timed and one.verdict is Verdict.REGRESSED for one in checked)
+
+
+def _run(cells: Sequence[Resolved], store: Store, measure: Measure, console: Console) -> dict[str, Record]:
+    store.open()
+    summary = run_sweep(cells, "check", store, measure, Progress(console), fresh=True)
+    return {record.cell_id: record for record in summary.records}
+
+
+def status_of(checked: Sequence[Checked], strict: bool) -> int:
+    """0 where all passed, 1 where something regressed, 3 where nothing did and something is not known."""
+    verdicts = {one.verdict for one in checked}
+    if Verdict.REGRESSED in verdicts:
+        return 1
+    unknown = verdicts & {Verdict.AMBIGUOUS, Verdict.INCOMPARABLE}
+    return (1 if strict else 3) if unknown else 0
+
+
+def records_folder(results: Path, name: str) -> Path:
+    """Where the records of a check are kept."""
+    return results / "checks" / name

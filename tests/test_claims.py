@@ -1,0 +1,457 @@
+"""Claims: every verdict on records whose truth is known, fairness, and what a claim file may say."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from bench.claim_files import Claim, load_claims, read_claim
+from bench.claim_report import print_claims, render_claims
+from bench.claims import Judgement, Verdict, judge, judge_all, settle, surprising
+from bench.errors import UsageError
+from bench.records import CONTROL, MERGED, UNMERGED, Cell, Pairs, Reading, Record, Status
+from tests.fakes import known, make_cell, make_record, pairs_at
+
+SPREAD = (-0.01, -0.006, -0.002, 0.002, 0.006, 0.01)
+GOLDEN = Path(__file__).parent / "data" / "claims.md"
+LATER = {"full-forgets", "prompt-unstable", "adapter-effective", "lora-best"}
+HEADLINE = {"adapter-serial", "prefix-grows-kv", "lora-merged-zero"}
+
+
+def claim(tmp_path: Path, evidence: str, about: str = "{method: lora}", more: str = "") -> Claim:
+    path = tmp_path / "claim.yaml"
+    path.write_text(
+        f"statement: It is so.\nsource: a paper\nabout: {about}\nsettle: study=default\n{more}evidence:\n  - {evidence}\n"
+    )
+    return read_claim(path)
+
+
+def timed(center: float, *, width: float = 1.0, cell: Cell | None = None, arm: str = UNMERGED) -> Record:
+    logs = [center + width * value for value in SPREAD]
+    return known(cell or make_cell(), [], pairs_at(logs, arm=arm))
+
+
+def verdict(found: list[Judgement]) -> Verdict:
+    (one,) = found
+    return one.verdict
+
+
+@pytest.mark.parametrize(
+    ("relation", "center", "width", "expected"),
+    [
+        ("greater", 0.05, 1.0, Verdict.SUPPORTED),
+        ("greater", 0.0, 1.0, Verdict.REFUTED),
+        ("greater", -0.05, 1.0, Verdict.REFUTED),
+        ("greater", 0.0, 9.0, Verdict.UNCLEAR),
+        ("less", -0.05, 1.0, Verdict.SUPPORTED),
+        ("less", 0.0, 1.0, Verdict.REFUTED),
+        ("less", 0.05, 9.0, Verdict.UNCLEAR),
+        ("same", 0.0, 1.0, Verdict.SUPPORTED),
+        ("same", 0.015, 1.0, Verdict.SUPPORTED),
+        ("same", 0.08, 1.0, Verdict.REFUTED),
+        ("same", -0.08, 1.0, Verdict.REFUTED),
+        ("same", 0.0, 9.0, Verdict.UNCLEAR),
+        ("same", 0.03, 1.0, Verdict.UNCLEAR),
+        ("not_greater", -0.2, 1.0, Verdict.SUPPORTED),
+        ("not_greater", 0.01, 1.0, Verdict.SUPPORTED),
+        ("not_greater", 0.08, 1.0, Verdict.REFUTED),
+        ("not_greater", 0.03, 1.0, Verdict.UNCLEAR),
+    ],
+)
+def test_ratios(tmp_path: Path, relation: str, center: float, width: float, expected: Verdict) -> None:
+    """Each relation to the control, where the truth is plain and where the interval is too wide to tell."""
+    one = claim(tmp_path, f"{{quantity: decode_ratio, relation: {relation}, than: control}}")
+    assert verdict(judge(one, [timed(center, width=width)])) is expected
+
+
+@pytest.mark.parametrize(
+    ("relation", "value", "expected"),
+    [
+        ("equal", 33, Verdict.SUPPORTED),
+        ("equal", 34, Verdict.REFUTED),
+        ("greater", 34, Verdict.SUPPORTED),
+        ("greater", 33, Verdict.REFUTED),
+        ("less", 32, Verdict.SUPPORTED),
+        ("less", 33, Verdict.REFUTED),
+    ],
+)
+def test_exact_figures(tmp_path: Path, relation: str, value: int, expected: Verdict) -> None:
+    """Counts are compared as they are; no noise excuses a difference of one."""
+    one = claim(tmp_path, f"{{quantity: decode_matmuls, relation: {relation}, than: control}}")
+    readings = [Reading("decode_matmuls", value, UNMERGED, 1, 128), Reading("decode_matmuls", 33, CONTROL, 1, 128)]
+    assert verdict(judge(one, [known(make_cell(), readings)])) is expected
+
+
+def test_formulas(tmp_path: Path) -> None:
+    """A sum of products of numbers, facts of the model and other figures."""
+    cell = make_cell("adapter", 16)
+    readings = [Reading("trained_parameters", 2 * 4 * 16 * 256 + 7, UNMERGED), Reading("rank_total", 7, UNMERGED)]
+    formula = "{quantity: trained_parameters, relation: equal, than: [[2, layers, size, hidden_size], [rank_total]]}"
+    one = claim(tmp_path, formula, "{method: adapter}")
+    assert verdict(judge(one, [known(cell, readings)])) is Verdict.SUPPORTED
+    assert verdict(judge(one, [known(cell, readings[:1])])) is Verdict.UNCLEAR
+    off = [Reading("trained_parameters", 1, UNMERGED), readings[1]]
+    assert verdict(judge(one, [known(cell, off)])) is Verdict.REFUTED
+
+
+def test_one_piece_that_fails_refutes_the_claim(tmp_path: Path) -> None:
+    """Timing that says the same and a structure that does not: the claim needs both."""
+    two = "{quantity: decode_ratio, relation: same}\n  - {quantity: decode_matmuls, relation: equal, than: control}"
+    one = claim(tmp_path, two)
+    same = [Reading("decode_matmuls", 33, state, 1, 128) for state in (UNMERGED, CONTROL)]
+    other = [same[1], Reading("decode_matmuls", 49, UNMERGED, 1, 128)]
+    record = timed(0.0)
+    assert verdict(judge(one, [dataclasses.replace(record, readings=tuple(same))])) is Verdict.SUPPORTED
+    assert verdict(judge(one, [dataclasses.replace(record, readings=tuple(other))])) is Verdict.REFUTED
+    assert verdict(judge(one, [record])) is Verdict.UNCLEAR
+
+
+def test_every_cell_must_agree(tmp_path: Path) -> None:
+    """A claim about a method is about all its sizes that were measured beside one another."""
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: greater}")
+    cells = [make_cell(size=size) for size in (4, 8)]
+    assert verdict(judge(one, [timed(0.1, cell=cell) for cell in cells])) is Verdict.SUPPORTED
+    assert verdict(judge(one, [timed(0.1, cell=cells[0]), timed(-0.1, cell=cells[1])])) is Verdict.REFUTED
+
+
+def test_many_looks_need_more_certainty(tmp_path: Path) -> None:
+    """Holm within the claim: an effect that alone is just significant is not so among ten that are nothing much."""
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: greater}")
+    weak = timed(0.02, width=2.6)
+    alone = judge(one, [weak])
+    assert verdict(alone) is Verdict.SUPPORTED
+    others = [timed(0.02, width=2.6, cell=make_cell(size=size)) for size in range(20, 30)]
+    (crowd,) = judge(one, [weak, *others])
+    assert {finding.verdict for finding in crowd.findings} == {Verdict.UNCLEAR}
+
+
+def growth(slope: float, noise: float = 1.0, sizes: Iterable[int] = (16, 64, 256)) -> list[Record]:
+    """Prefixes whose extra seconds over a control of 1 ms grow by ``slope`` of it a virtual token."""
+    records = []
+    for size in sizes:
+        logs = [math.log1p(0.01 + slope * size + noise * value) for value in SPREAD]
+        records.append(known(make_cell("prefix_tuning", size), [], pairs_at(logs)))
+    return records
+
+
+@pytest.mark.parametrize(
+    ("slope", "noise", "expected"),
+    [
+        (1e-3, 1.0, Verdict.SUPPORTED),
+        (0.0, 0.3, Verdict.REFUTED),
+        (-5e-4, 1.0, Verdict.REFUTED),
+        (1e-5, 9.0, Verdict.UNCLEAR),
+    ],
+)
+def test_growth(tmp_path: Path, slope: float, noise: float, expected: Verdict) -> None:
+    """A slope over sizes is found, shown not to matter, or left open; the effect is the slope itself."""
+    evidence = "{quantity: decode_extra_seconds, relation: grows, over: size}"
+    (found,) = judge(claim(tmp_path, evidence, "{method: prefix_tuning}"), growth(slope, noise))
+    assert found.verdict is expected
+    (finding,) = found.findings
+    assert finding.effect is not None
+    assert finding.effect.value == pytest.approx(slope * 1e-3, abs=1e-9)
+    assert finding.effect.unit == "s per size"
+
+
+def test_growth_over_batch_and_over_a_key(tmp_path: Path) -> None:
+    """The axis may be a workload point, or any number of the configuration, such as the layers."""
+    cell = make_cell("prefix_tuning", 20)
+    work = {**cell.config["workload"], "batch_sizes": [1, 8]}
+    cell = dataclasses.replace(cell, config={**cell.config, "workload": work})
+    pairs = [p for b in (1, 8) for p in pairs_at([math.log1p(0.1 * b + v) for v in SPREAD], point=(b, 128))]
+    evidence = "{quantity: decode_extra_seconds, relation: grows, over: batch_size}"
+    one = claim(tmp_path, evidence, "{method: prefix_tuning}")
+    assert verdict(judge(one, [known(cell, [], pairs)])) is Verdict.SUPPORTED
+
+    records = []
+    for layers in (2, 4):
+        deep = make_cell("adapter", 16)
+        model = {**deep.config["model"], "settings": {"num_hidden_layers": layers}}
+        deep = dataclasses.replace(deep, config={**deep.config, "model": model})
+        records.append(known(deep, [], pairs_at([math.log1p(0.05 * layers + v) for v in SPREAD])))
+    evidence = "{quantity: decode_extra_seconds, relation: grows, over: model.settings.num_hidden_layers}"
+    one = claim(tmp_path, evidence, "{method: adapter}")
+    (found,) = judge(one, records)
+    assert found.verdict is Verdict.SUPPORTED
+    assert len(found.records) == 2
+
+
+def test_growth_needs_two_values(tmp_path: Path) -> None:
+    """One size has no slope, and that is said."""
+    evidence = "{quantity: decode_extra_seconds, relation: grows, over: size}"
+    (found,) = judge(claim(tmp_path, evidence, "{method: prefix_tuning}"), growth(1e-3, sizes=[16]))
+    assert found.verdict is Verdict.UNCLEAR
+    assert "two values" in str(found.findings[0].reason)
+
+
+CHANGES = [
+    ({"dtype": "bfloat16"}, "model.dtype (float32, bfloat16)"),
+    ({"train_length": 64}, "workload.train_length (128, 64)"),
+    ({"threads": 2}, "device.threads (1, 2)"),
+]
+
+
+def unlike(cell: Cell, path: str, value: object) -> Cell:
+    group, _, key = path.partition(".")
+    return dataclasses.replace(cell, config={**cell.config, group: {**cell.config[group], key: value}})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.dtype", "bfloat16"),
+        ("model.attention", "eager"),
+        ("workload.train_batch_size", 8),
+        ("workload.train_length", 64),
+        ("workload.train_steps", 99),
+        ("workload.gradient_checkpointing", True),
+        ("device.threads", 2),
+    ],
+)
+def test_unfair_comparisons_are_refused_by_name(tmp_path: Path, path: str, value: object) -> None:
+    """Cells that differ in more than the method are not compared, and what differs is named with both values."""
+    evidence = "{quantity: train_peak_bytes, relation: less, than: {method: adapter}}"
+    one = claim(tmp_path, evidence)
+    mine = known(make_cell(), [Reading("train_peak_bytes", 1, UNMERGED)])
+    cell = make_cell("adapter", 16)
+    fair = known(cell, [Reading("train_peak_bytes", 2, UNMERGED)])
+    unfair = known(unlike(cell, path, value), [Reading("train_peak_bytes", 2, UNMERGED)])
+    assert verdict(judge(one, [mine, fair])) is Verdict.SUPPORTED
+    (found,) = judge(one, [mine, unfair])
+    assert found.verdict is Verdict.UNCLEAR
+    assert "not compared" in str(found.findings[0].reason)
+    assert path in str(found.findings[0].reason)
+    assert str(value) in str(found.findings[0].reason)
+
+
+def test_another_torch_is_refused_by_name(tmp_path: Path) -> None:
+    """A ratio measured with another torch is another experiment."""
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: less, than: {method: adapter}}")
+    other = dataclasses.replace(timed(0.2, cell=make_cell("adapter", 16)), versions={"torch": "2.12.0"})
+    (found,) = judge(one, [timed(0.0), other])
+    assert found.verdict is Verdict.UNCLEAR
+    assert "torch (2.11.0, 2.12.0)" in str(found.findings[0].reason)
+
+
+def test_growth_along_cells_that_differ_otherwise_is_refused(tmp_path: Path) -> None:
+    """Three sizes on three dtypes are no line."""
+    evidence = "{quantity: decode_extra_seconds, relation: grows, over: size}"
+    one = claim(tmp_path, evidence, "{method: prefix_tuning}")
+    first, second = growth(1e-3, sizes=[16, 64])
+    moved = dataclasses.replace(second, cell=unlike(second.cell, "precision.pairs", 9))
+    (found,) = judge(one, [first, dataclasses.replace(moved, cell_id=moved.cell.id)])
+    assert found.verdict is Verdict.UNCLEAR
+    assert "precision.pairs" in str(found.findings[0].reason)
+
+
+def test_settings_are_judged_apart(tmp_path: Path) -> None:
+    """Two dtypes are two experiments with a verdict each."""
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: greater}")
+    half = make_cell(dtype="bfloat16")
+    found = judge(one, [timed(0.1), timed(-0.1, cell=half)])
+    assert sorted((j.verdict, "bfloat16" in j.setting) for j in found) == [
+        (Verdict.REFUTED, True),
+        (Verdict.SUPPORTED, False),
+    ]
+
+
+def test_no_cells_and_failed_cells_say_so(tmp_path: Path) -> None:
+    """A claim that the records say nothing of has no verdict, and names what to run."""
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: greater}")
+    for records in ([], [timed(0.1, cell=make_cell("adapter", 16))], [make_record(make_cell(), status=Status.OOM)]):
+        (found,) = judge(one, records)
+        assert found.verdict is Verdict.NO_CELLS
+        assert settle(found) == "python -m bench multirun study=default"
+
+
+def test_what_would_settle_an_unclear_claim(tmp_path: Path) -> None:
+    """More precision where an interval was too wide; the cells where they were missing; nothing where it is decided."""
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: same}")
+    (wide,) = judge(one, [timed(0.0, width=9.0)])
+    assert settle(wide) == "python -m bench multirun study=default precision=strict"
+    (decided,) = judge(one, [timed(0.0)])
+    assert settle(decided) is None
+    (single,) = judge(one, [dataclasses.replace(timed(0.0), pairs=tuple(pairs_at([0.0])))])
+    assert single.verdict is Verdict.UNCLEAR
+    assert "spread" in str(single.findings[0].reason)
+
+
+def test_only_the_contrary_of_what_is_expected_surprises(tmp_path: Path) -> None:
+    """A refuted claim is a finding; a refuted expectation ends with status 1."""
+    plain, bold = (
+        claim(tmp_path, "{quantity: decode_ratio, relation: greater}", more=more)
+        for more in ("", "expected: supported\n")
+    )
+    assert not surprising(judge(plain, [timed(-0.1)])[0])
+    assert surprising(judge(bold, [timed(-0.1)])[0])
+    assert not surprising(judge(bold, [timed(0.1)])[0])
+    assert not surprising(judge(bold, [timed(0.0, width=9.0)])[0])
+
+
+@given(order=st.permutations(range(3)), copies=st.integers(1, 3))
+def test_order_and_copies_change_no_verdict(order: list[int], copies: int) -> None:
+    """The same records in any order, some given twice, come out the same."""
+    records = golden_records()[:3]
+    claims = load_claims()
+    shuffled = [records[index] for index in order] * copies
+    assert judge_all(claims, shuffled) == judge_all(claims, records)
+
+
+def test_every_claim_of_the_article_is_there() -> None:
+    """Nineteen, of which four about quality are for later; the headline three expect support."""
+    claims = {one.id: one for one in load_claims()}
+    assert len(claims) == 19
+    assert {name for name, one in claims.items() if one.later} == LATER
+    assert all(claims[name].expected == "supported" for name in HEADLINE)
+    assert claims["lora-parallel-free"].expected == "refuted"
+
+
+GOOD = {
+    "statement": "s",
+    "source": "s",
+    "about": {"method": "lora"},
+    "evidence": [{"quantity": "decode_ratio", "relation": "same"}],
+    "settle": ["study=default"],
+}
+
+
+def evidence(**changes: object) -> dict[str, object]:
+    return {**GOOD, "evidence": [{**GOOD["evidence"][0], **changes}]}  # type: ignore[index, dict-item]
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (evidence(quantity="decode_speed"), "evidence.0.quantity"),
+        (evidence(quantity="train_tokens_per_second", relation="greater", than="control"), "evidence.0.quantity"),
+        (evidence(relation="faster"), "evidence.0.relation"),
+        (evidence(relation="equal"), "evidence.0.relation"),
+        (evidence(quantity="decode_matmuls", relation="same", than="control"), "evidence.0.relation"),
+        (evidence(quantity="decode_matmuls", relation="equal"), "evidence.0.than"),
+        (evidence(quantity="decode_matmuls", relation="equal", than="base"), "evidence.0.than"),
+        (evidence(quantity="decode_matmuls", relation="equal", than=[["depth", 2]]), "evidence.0.than"),
+        (evidence(than={"method": "lorax"}), "evidence.0.than.method"),
+        (evidence(margin=0.005), "evidence.0.margin"),
+        (evidence(margin="wide"), "evidence.0.margin"),
+        (evidence(times=0), "evidence.0.times"),
+        (evidence(state="melted"), "evidence.0.state"),
+        (evidence(over="size"), "evidence.0.relation"),
+        (evidence(quantity="decode_extra_seconds", relation="grows", over="depth"), "evidence.0.over"),
+        (evidence(code="print()"), "evidence.0.code"),
+        ({**GOOD, "about": {"method": "lorax"}}, "about.method"),
+        ({**GOOD, "about": {"method": "lora", "where": {"method.rnk": 2}}}, "about.where.method.rnk"),
+        ({**GOOD, "about": {"method": "lora", "where": {"modle.dtype": 2}}}, "about.where.modle.dtype"),
+        ({**GOOD, "about": {"method": "lora", "state": "aa"}}, "about.state"),
+        ({**GOOD, "evidence": []}, "evidence"),
+        ({key: value for key, value in GOOD.items() if key != "statement"}, "statement"),
+        ({key: value for key, value in GOOD.items() if key != "settle"}, "settle"),
+        ({**GOOD, "expected": "maybe"}, "expected"),
+        ([1, 2], "the top level"),
+    ],
+)
+def test_a_wrong_claim_file_names_itself_and_the_key(tmp_path: Path, content: object, key: str) -> None:
+    """One line, whatever is wrong: unknown quantity, selector, margin or key."""
+    path = tmp_path / "wrong.yaml"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError) as refused:
+        load_claims(tmp_path)
+    assert str(path) in str(refused.value)
+    assert key in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["{", "statement: [", "a: !!python/object/apply:os.getcwd []", "\x00"])
+def test_a_claim_file_is_data(tmp_path: Path, text: str) -> None:
+    """What is no plain YAML is refused; nothing in it is run."""
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"wrong\.yaml"):
+        load_claims(tmp_path)
+
+
+def test_a_folder_without_claims_is_refused(tmp_path: Path) -> None:
+    """As is one that is not there."""
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UsageError, match="--claims"):
+            load_claims(folder)
+
+
+def golden_records() -> list[Record]:
+    """A LoRA that is the base once merged, and a full fine-tuning with an adapter beside it."""
+
+    def both(center: float, arm: str) -> list[Pairs]:
+        logs = [center + value for value in SPREAD]
+        return [p for phase in ("prefill", "decode") for p in pairs_at(logs, phase=phase, arm=arm)]
+
+    counts = {"operations": 210, "matmuls": 33, "chain": 90, "matmul_chain": 21, "flops": 4_000_000}
+    unmerged = {**counts, "operations": 240, "matmuls": 49, "chain": 98, "matmul_chain": 25}
+    readings = [
+        Reading(f"{phase}_{name}", values[name], state, 1, 128)
+        for phase in ("prefill", "decode")
+        for state, values in ((CONTROL, counts), (MERGED, counts), (UNMERGED, unmerged))
+        for name in counts
+    ]
+    lora = known(
+        make_cell(),
+        [*readings, Reading("merge_error", 2e-7, MERGED)],
+        [*both(0.07, UNMERGED), *both(0.001, MERGED)],
+    )
+    adapter = make_cell("adapter", 16)
+    slow = known(
+        adapter,
+        [
+            Reading("decode_matmul_chain", 21, CONTROL, 1, 128),
+            Reading("decode_matmul_chain", 37, UNMERGED, 1, 128),
+            Reading("checkpoint_bytes", 300, UNMERGED),
+        ],
+        pairs_at([0.2 + value for value in SPREAD]),
+    )
+    full = known(
+        make_cell("full", None),
+        [
+            Reading("trained_parameters", 1000, UNMERGED),
+            Reading("shipped_parameters", 1000, UNMERGED),
+            Reading("total_parameters", 1000, UNMERGED),
+            Reading("checkpoint_bytes", 4000, UNMERGED),
+        ],
+    )
+    return [lora, slow, full]
+
+
+def test_the_report_is_as_it_was() -> None:
+    """The Markdown of a few verdicts, word for word: a change of it is seen, and meant."""
+    assert render_claims(judge_all(load_claims(), golden_records()), "md").decode() == GOLDEN.read_text()
+
+
+def test_the_json_report_holds_what_the_other_shows() -> None:
+    """Each claim with verdict, effect, interval, figure, records and what to run; parsed, it is plain data."""
+    judgements = judge_all(load_claims(), golden_records())
+    report = json.loads(render_claims(judgements, "json"))
+    by_id = {one["claim"]: one for one in report["claims"]}
+    assert len(by_id) == 19
+    merged = by_id["lora-merged-zero"]
+    assert merged["verdict"] == "supported"
+    assert merged["records"] == [make_cell().id]
+    effect = merged["findings"][0]["effect"]
+    assert effect["low"] < effect["value"] < effect["high"]
+    assert by_id["qlora-thrifty"]["settle"] == "python -m bench multirun study=claims"
+    assert by_id["lora-best"]["verdict"] == "later"
+
+
+def test_what_people_see() -> None:
+    """On a terminal of 80 columns no line of a table is cut, and every claim has its verdict."""
+    console = Console(file=io.StringIO(), width=80)
+    print_claims(judge_all(load_claims(), golden_records()), console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for word in ("adapter-serial", "supported", "refuted", "no cells", "later", "× 1.00", "…"):
+        assert (word in text) == (word != "…")
