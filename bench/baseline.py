@@ -35,6 +35,7 @@ class Latency:
     state: str
     batch_size: int
     prompt_length: int
+    shared_weights: bool
     log_ratios: tuple[float, ...]
 
 
@@ -70,10 +71,10 @@ class Baseline:
 def keep(record: Record) -> Kept:
     """What is compared of a record."""
     known = figures()
-    logs: dict[tuple[str, str, int, int], list[float]] = {}
+    logs: dict[tuple[str, str, int, int, bool], list[float]] = {}
     for pairs in sorted(record.pairs, key=lambda pairs: pairs.process):
         if pairs.arm != AA:
-            key = (pairs.phase, pairs.arm, pairs.batch_size, pairs.prompt_length)
+            key = (pairs.phase, pairs.arm, pairs.batch_size, pairs.prompt_length, pairs.shared_weights)
             logs.setdefault(key, []).append(log_ratio(pairs))
     return Kept(
         cell_id=record.cell_id,
@@ -112,8 +113,8 @@ def baseline_path(folder: Path, name: str) -> Path:
     Raises:
         UsageError: the name can't be a file's.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UsageError(f"'{name}' is no name for a baseline: use letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise UsageError(f"'{name}' is no name for a baseline: use up to 100 letters, digits, '.', '_' and '-'")
     return folder / f"{name}.json"
 
 
@@ -137,8 +138,12 @@ def load_baseline(folder: Path, name: str) -> Baseline:
         UsageError: it is missing, torn, changed by hand or of another schema.
     """
     path = baseline_path(folder, name)
-    if not path.exists():
+    try:
+        there = path.exists()
         others = sorted(file.stem for file in folder.glob("*.json"))
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+    if not there:
         known = f"there are {', '.join(others)}" if others else "there is none yet"
         raise UsageError(f"{path} is not there; {known}; make one: python -m bench baseline save {name} RECORDS")
     baseline = read_json(path, Baseline, BASELINE_SCHEMA, "baseline")

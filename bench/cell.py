@@ -54,7 +54,7 @@ class Children:
             pairs=tuple(pairs),
             notes=tuple(findings.notes),
             facts={**findings.facts, **({"detail": outcome.detail} if outcome.detail else {})},
-            machine=machine(),
+            machine={**machine(), **findings.machine},
             versions=versions(),
             commit=commit(),
             started=started.isoformat(timespec="seconds"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +11,12 @@ from bench.context import differing, flat
 from bench.records import Reading, Record, Status
 from bench.regression import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 
-UNLIKE = ("precision", "seed")
+UNLIKE = ("precision",)
 """Parts of a configuration in which a run may differ from its baseline."""
+SHAPES = ("model.settings.", "method.")
+"""Keys that a run may not have and its baseline lack: a shape, or a setting, that was added."""
+RANKS = "rank_"
+"""Figures of a method whose shapes are decided by training, and so by rounding and by the text."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def check_cell(
 ) -> list[Checked]:
     """Every figure of one cell. ``repeat`` is a fresh run, by which a regression of latency stands or falls."""
     if record is None:
-        return [_whole(kept, Verdict.INCOMPARABLE, "there is no record of this cell")]
+        return [_whole(kept, Verdict.INCOMPARABLE, "there is no record of this cell, or only the baseline's own")]
     if record.status is not Status.OK:
         return [_whole(kept, Verdict.REGRESSED, f"the cell ended as {record.status}: {record.reason}")]
     now = keep(record)
@@ -59,14 +61,16 @@ def rule_for(kept: Kept, now: Kept, threshold: float | None) -> Rule:
     """Stricter on the machine of the baseline than on another one of its kind."""
     if threshold is not None:
         return Rule.at(threshold)
-    return SAME_MACHINE if kept.machine == now.machine else OTHER_MACHINE
+    same = all(kept.machine.get(name) == now.machine.get(name) for name in ("processor", "cores", "architecture"))
+    return SAME_MACHINE if same else OTHER_MACHINE
 
 
 def unlike(kept: Kept, now: Kept) -> list[str]:
     """What makes two runs incomparable: configuration (dtype, shapes, device), and torch's minor version."""
     was, is_now = _like(kept.cell.config), _like(now.cell.config)
     # a key that the baseline lacks came later, and its default is what the baseline was measured with
-    found = [f"{key} ({value}, {is_now.get(key)})" for key, value in was.items() if is_now.get(key) != value]
+    added = {key: None for key in is_now if key not in was and key.startswith(SHAPES)}
+    found = [f"{key} ({v}, {is_now.get(key)})" for key, v in {**was, **added}.items() if is_now.get(key) != v]
     versions = [_minor(one.versions.get("torch")) for one in (kept, now)]
     return found + ([f"torch ({versions[0]}, {versions[1]})"] if versions[0] != versions[1] else [])
 
@@ -92,7 +96,7 @@ def _whole(kept: Kept, verdict: Verdict, reason: str) -> Checked:
 def _exact(kept: Kept, now: Kept) -> Iterator[Checked]:
     """Integers must be equal. One that changed together with transformers is nobody's fault here."""
     after = {_place(reading): reading for reading in now.exact}
-    packages = [_minor(one.versions.get("transformers")) for one in (kept, now)]
+    excuse = _excuse(kept, now)
     for reading in kept.exact:
         here = after.pop(_place(reading), None)
         figure, place = reading.figure, _words(reading)
@@ -102,11 +106,22 @@ def _exact(kept: Kept, now: Kept) -> Iterator[Checked]:
         elif here.value == reading.value:
             yield Checked(kept.cell_id, figure, place, Verdict.PASSED, None, reading.value, here.value)
         else:
-            same = packages[0] == packages[1]
-            verdict = Verdict.REGRESSED if same else Verdict.INCOMPARABLE
-            why = None if same else f"transformers {packages[0]} became {packages[1]}"
-            yield Checked(kept.cell_id, figure, place, verdict, None, reading.value, here.value, why)
+            verdict = Verdict.INCOMPARABLE if excuse else Verdict.REGRESSED
+            yield Checked(kept.cell_id, figure, place, verdict, None, reading.value, here.value, excuse)
     # what the baseline has not is a probe's that came later: nothing to compare
+
+
+def _excuse(kept: Kept, now: Kept) -> str | None:
+    """What else changed that an exact figure may depend on."""
+    was, is_now = (_minor(one.versions.get("transformers")) for one in (kept, now))
+    if was != is_now:
+        return f"transformers {was} became {is_now}"
+    if any(reading.figure.startswith(RANKS) for reading in kept.exact):
+        if device_class(kept) != device_class(now):
+            return "training on another device may spread the ranks otherwise"
+        if kept.versions.get("python") != now.versions.get("python"):
+            return "training on another text, which comes with Python, may spread the ranks otherwise"
+    return None
 
 
 def _place(reading: Reading) -> tuple[object, ...]:
@@ -129,36 +144,51 @@ def _latencies(kept: Kept, now: Kept, again: Kept | None, rule: Rule) -> Iterato
         elif after is None:
             reason = "the latency is no longer measured"
             yield Checked(kept.cell_id, figure, place, Verdict.REGRESSED, reason=reason)
+        elif after.shared_weights != before.shared_weights:
+            reason = "in one of the runs the arms shared a set of weights"
+            yield Checked(kept.cell_id, figure, place, Verdict.INCOMPARABLE, reason=reason)
         elif min(len(before.log_ratios), len(after.log_ratios)) < 2:
             reason = "one process: a spread to judge by needs two"
             yield Checked(kept.cell_id, figure, place, Verdict.INCOMPARABLE, reason=reason)
         else:
             change = judge(before.log_ratios, after.log_ratios, rule)
             told = None
-            if repeated is not None and len(repeated.log_ratios) > 1 and change.verdict is Verdict.REGRESSED:
+            if change.verdict is Verdict.REGRESSED and repeated is not None and len(repeated.log_ratios) > 1:
                 change = confirmed(change, judge(before.log_ratios, repeated.log_ratios, rule))
                 told = "found again by a fresh repeat" if change.verdict is Verdict.REGRESSED else "not found again"
+            elif change.verdict is Verdict.REGRESSED:
+                told = "not repeated"
             yield Checked(kept.cell_id, figure, place, change.verdict, change, reason=told)
 
 
 def _same_place(before: Latency, other: Kept | None) -> Latency | None:
-    wanted = dataclasses.replace(before, log_ratios=())
     found = () if other is None else other.latencies
-    return next((one for one in found if dataclasses.replace(one, log_ratios=()) == wanted), None)
+    return next((one for one in found if _key(one) == _key(before)), None)
+
+
+def _key(one: Latency) -> tuple[str, str, int, int]:
+    return one.phase, one.state, one.batch_size, one.prompt_length
 
 
 def partner(kept: Kept, records: Sequence[Record]) -> Record | None:
-    """The record to hold against a cell of the baseline: the same one, or of its method the most alike."""
-    for record in records:
-        if record.cell_id == kept.cell_id:
-            return record
+    """The record to hold against a cell of the baseline: of those that are comparable the latest, else the most alike.
+
+    Never the baseline's own record: held against itself, a run always passes.
+    """
+    own = (kept.cell.method, kept.cell.implementation)
     alike = [
-        r for r in records if (r.cell.method, r.cell.implementation) == (kept.cell.method, kept.cell.implementation)
+        record
+        for record in records
+        if (record.cell.method, record.cell.implementation) == own
+        and (record.cell_id, record.started) != (kept.cell_id, kept.started)
     ]
+    comparable = [record for record in alike if not unlike(kept, keep(record))]
+    if comparable:
+        return max(comparable, key=lambda record: (record.started, record.cell_id))
     mine = _like(kept.cell.config)
 
     def distance(record: Record) -> tuple[int, str]:
-        return len(differing([mine, _like(record.cell.config)])), json.dumps(record.cell_id)
+        return len(differing([mine, _like(record.cell.config)])), record.cell_id
 
     return min(alike, key=distance, default=None)
 

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench.compose import method_keys, options
 from bench.config import Device, Precision, Runtime, Workload
 from bench.errors import UsageError
-from bench.figures import Unit
+from bench.figures import Scope, Unit
 from bench.probes import figures
 from bench.records import MERGED, STRICT, UNMERGED
 from bench.sources import DataConfig, ModelConfig
@@ -35,6 +35,8 @@ EXTRA = ("prefill_extra_seconds", "decode_extra_seconds")
 """Seconds a step beyond the control's; what growth is read from, since a ratio hides it where the base grows too."""
 EXACT_UNITS = frozenset({Unit.PARAMETERS, Unit.BYTES, Unit.TOKENS, Unit.COUNT, Unit.FLOPS, Unit.FRACTION})
 """Units of figures without noise. What a clock read once has no interval and can decide nothing."""
+STRUCTURE = ("operations", "matmuls", "chain", "matmul_chain")
+"""Figures of a phase that equivalence rests on as much as on its seconds."""
 FACTS = ("size", "layers", "hidden_size", "kv_size", "vocabulary", "batch_size", "prompt_length")
 """Names in a formula, beside ``control`` (the base's figure of the same name) and any exact figure of the cell."""
 SCHEMAS = {
@@ -123,6 +125,8 @@ class Claim:
     evidence: tuple[Evidence, ...] = ()
     settle: tuple[str, ...] = ()
     """Overrides of a sweep that has the cells."""
+    across: tuple[str, ...] = ()
+    """Dotted keys in which the cells may differ and still be judged as one."""
     later: str | None = None
     """Why it can't be decided yet."""
     expected: Expected | None = None
@@ -154,13 +158,13 @@ def read_claim(file: Traversable) -> Claim:
         UsageError: naming the file and the key that is wrong.
     """
     try:
-        raw = yaml.safe_load(file.read_text())
+        raw = _listed(yaml.safe_load(file.read_text()))
     except OSError as error:
         raise UsageError(f"{file} can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, an alias of itself
+        raise UsageError(f"{file} is no YAML of a claim: {' '.join(str(error).split())}") from error
     try:
-        claim = TypeAdapter(Claim).validate_python(_listed(raw))
+        claim = TypeAdapter(Claim).validate_python(raw)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the top level"
@@ -168,7 +172,19 @@ def read_claim(file: Traversable) -> Claim:
     claim = dataclasses.replace(claim, id=file.name.removesuffix(".yaml"))
     for key, problem in _problems(claim):
         raise UsageError(f"{file}: {key}: {problem}")
-    return claim
+    return dataclasses.replace(claim, evidence=(*claim.evidence, *_structure(claim)))
+
+
+def _structure(claim: Claim) -> list[Evidence]:
+    """What must be the same beside a ratio that is: two computations of the same duration may still be two."""
+    there = {(evidence.quantity, evidence.state) for evidence in claim.evidence}
+    return [
+        Evidence(f"{evidence.quantity.partition('_')[0]}_{name}", Relation.equal, "control", state=evidence.state)
+        for evidence in claim.evidence
+        if evidence.relation is Relation.same and not isinstance(evidence.than, Selector)
+        for name in STRUCTURE
+        if (f"{evidence.quantity.partition('_')[0]}_{name}", evidence.state) not in there
+    ]
 
 
 def _listed(raw: object) -> object:
@@ -189,6 +205,9 @@ def _problems(claim: Claim) -> Iterator[tuple[str, str]]:
         yield "about, evidence, settle", "a claim needs all three, unless 'later' says why it can't be decided yet"
         return
     yield from _selector_problems("about", claim.about)
+    for path in claim.across:
+        if not is_key(path):
+            yield f"across.{path}", "the configuration has no such key"
     for number, evidence in enumerate(claim.evidence):
         key = f"evidence.{number}"
         if isinstance(evidence.than, Selector):
@@ -206,9 +225,13 @@ def _selector_problems(key: str, selector: Selector) -> Iterator[tuple[str, str]
         yield f"{key}.method", "name a method"
     if selector.state not in (UNMERGED, MERGED):
         yield f"{key}.state", f"there are {UNMERGED} and {MERGED}, not '{selector.state}'"
-    for path in selector.where:
+    for path, value in selector.where.items():
         if not is_key(path):
             yield f"{key}.where.{path}", "the configuration has no such key"
+        if not all(
+            isinstance(one, str | int | float | None) for one in (value if isinstance(value, list) else [value])
+        ):
+            yield f"{key}.where.{path}", "is no text, number, switch or list of them"
 
 
 def is_key(path: str) -> bool:
@@ -264,6 +287,8 @@ def _exact_problems(evidence: Evidence) -> Iterator[tuple[str, str]]:
         yield "than", "is missing: control, a number, other cells or a formula"
     if isinstance(than, str) and than != "control":
         yield "than", f"'{than}' is not 'control'"
+    if isinstance(than, float) and not math.isfinite(than):
+        yield "than", f"{than} is no number to compare with"
     if isinstance(than, tuple):
         for name in (name for product in than for name in product if isinstance(name, str)):
             if name not in (*FACTS, "control") and not is_exact(name):
@@ -271,5 +296,7 @@ def _exact_problems(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 
 def is_exact(name: str) -> bool:
-    """Whether a figure has no noise."""
-    return name in figures() and figures()[name].unit in EXACT_UNITS
+    """Whether a figure has no noise: not what training decided, what an allocator rounded, or how much was measured."""
+    known = figures().get(name)
+    noisy = known is None or known.scope is Scope.PROGRESS or name.startswith("train_cuda_") or name == "processes"
+    return not noisy and known is not None and known.unit in EXACT_UNITS

@@ -13,7 +13,8 @@ from rich.text import Text
 from tabulate import tabulate
 
 from bench.claim_files import Relation
-from bench.claims import Effect, Finding, Judgement, Verdict, plain, settle, surprising
+from bench.claims import Judgement, plain, settle, surprising
+from bench.evidence import Effect, Finding, Verdict
 from bench.figures import Unit
 from bench.probes import figures
 from bench.units import show
@@ -36,7 +37,8 @@ def print_claims(judgements: Sequence[Judgement], console: Console) -> None:
         for judgement in here:
             name, verdict, effect, mechanism = _row(judgement)
             style = STYLES.get(judgement.verdict, "dim")
-            table.add_row(name, Text(verdict, style), effect or (judgement.reason or ""), mechanism)
+            told = effect or judgement.reason or ""
+            table.add_row(Text(name), Text(verdict, style), Text(told), Text(mechanism))
         console.print(table)
         console.print()
     for line in _open(judgements):

@@ -111,17 +111,18 @@ def check(
     junit: Annotated[Path | None, typer.Option("--junit", help="JUnit XML file to write.")] = None,
     folder: Baselines = Path("results/baselines"),
     results: Annotated[Path, typer.Option("--results", help="Where the records of the run go.")] = Path("results"),
+    limit: Annotated[float, typer.Option("--time-limit", min=1, help="Seconds that one child may take.")] = 1800,
 ) -> None:
     """Measure a baseline's cells again: 0 passed, 1 regressed, 3 ambiguous or incomparable."""
     from bench.session import check_command
 
-    raise typer.Exit(check_command(name, against, threshold, strict, junit, folder, results))
+    raise typer.Exit(check_command(name, against, threshold, strict, junit, folder, results, limit))
 
 
 @app.command()
 def selftest(
     overrides: Overrides = None,
-    runs: Annotated[int, typer.Option("--runs", min=2, help="Runs wanted; those stored count.")] = 100,
+    runs: Annotated[int, typer.Option("--runs", min=3, help="Runs wanted; those stored count.")] = 100,
     noisy: Annotated[bool, typer.Option("--noisy", help="Beside a bursty neighbour.")] = False,
     folder: Annotated[Path, typer.Option("--folder", help="Where the trials are kept.")] = Path("results/selftest"),
 ) -> None:

@@ -99,7 +99,7 @@ class Precision:
     processes: int = MISSING
     """Replicate processes to begin with; the interval is over these."""
     most_processes: int = 0
-    """More are added, up to so many, until every interval is narrow enough; with fewer than ``processes`` none is."""
+    """More are added, up to so many, until every interval is narrow enough; 0 for never."""
     margin: float = 0.03
     """The smallest difference that matters, as a fraction: half-widths of at most half of it are wanted."""
     pairs: int = MISSING

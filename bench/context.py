@@ -19,7 +19,10 @@ def context(record: Record) -> dict[str, Any]:
     whole = flat(record.cell.config)
     held = {key: value for key, value in whole.items() if key.split(".")[0] not in FREE and key not in POINTS}
     versions = {name: record.versions.get(name) for name in ("torch", "transformers", "python")}
-    return {**held, **versions, "machine": record.machine.get("processor")}
+    device = {"machine": record.machine.get("processor"), "accelerator": record.machine.get("accelerator")}
+    if record.cell.config["device"]["threads"] is None:  # then torch takes as many as there are
+        device["cores"] = record.machine.get("cores")
+    return {**held, **versions, **device}
 
 
 def settings(record: Record) -> dict[str, Any]:

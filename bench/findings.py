@@ -24,5 +24,7 @@ class Findings:
     missing: list[Missing] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    """What only a child sees of the machine: the accelerator."""
     states: list[str] = field(default_factory=list)
     """States of the method that can be timed."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from bench.baseline import Baseline, Kept
 from bench.cell import Measure
 from bench.check import Checked, check_cell, partner
+from bench.errors import UsageError
 from bench.findings import Resolved
 from bench.progress import Progress
 from bench.records import Record
@@ -31,7 +32,13 @@ def check_again(
     threshold: float | None,
     console: Console,
 ) -> list[Checked]:
-    """Runs the cells, and those whose latency regressed once more; ``store`` keeps the records."""
+    """Runs the cells, and those whose latency regressed once more; ``store`` keeps the records.
+
+    Raises:
+        UsageError: two cells of the baseline have become one.
+    """
+    if len(cells) != len(baseline.cells):
+        raise UsageError(f"baseline {baseline.name}: some of its cells are one and the same by now; save it anew")
     first = _run(cells, store, measure, console)
     pairs = list(zip(baseline.cells, cells, strict=True))
     slower = [
@@ -65,7 +72,7 @@ def status_of(checked: Sequence[Checked], strict: bool) -> int:
     if Verdict.REGRESSED in verdicts:
         return 1
     unknown = verdicts & {Verdict.AMBIGUOUS, Verdict.INCOMPARABLE}
-    return (1 if strict else 3) if unknown else 0
+    return (1 if strict else 3) if unknown or not checked else 0
 
 
 def records_folder(results: Path, name: str) -> Path:

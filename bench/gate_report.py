@@ -42,7 +42,8 @@ def print_checked(checked: Sequence[Checked], console: Console) -> None:
                 told = _sentence(one)
                 name = "all figures" if one.figure == "*" else one.figure
                 place = "" if one.figure == "*" else one.place
-                table.add_row(name, place, Text(one.verdict, STYLES[one.verdict]), told, one.reason or "")
+                verdict = Text(one.verdict, STYLES[one.verdict])
+                table.add_row(Text(name), Text(place), verdict, Text(told), Text(one.reason or ""))
             console.print(table)
         if equal:
             console.print(f"{equal} exact figures are as they were", markup=False)

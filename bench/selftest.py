@@ -48,15 +48,20 @@ def run_trials(path: Path, item: Resolved, wanted: int, noisy: bool, children: C
     """Runs what is missing of ``wanted`` runs.
 
     Raises:
-        UsageError: the trials there are of another configuration, or a child failed.
+        UsageError: the trials there are of another configuration or machine, or a child failed.
     """
     config = item.cell.config
+    if config["precision"]["processes"] < 2:
+        raise UsageError("precision.processes: a spread to judge by needs two processes")
     trials = Trials("noisy" if noisy else "quiet", SLOWDOWNS, config)
     if path.exists():
         trials = read_trials(path)
         if trials.config != config:
             raise UsageError(f"{path} holds trials of another configuration: choose another --folder")
-    trials = dataclasses.replace(trials, machine=machine(), versions=versions(), commit=commit())
+        if trials.machine != machine() and len(trials.runs) < wanted:
+            raise UsageError(f"{path} holds trials of another machine: choose another --folder")
+    else:
+        trials = dataclasses.replace(trials, machine=machine(), versions=versions(), commit=commit())
     if len(trials.runs) >= wanted:
         return trials
     with _neighbour() if noisy else contextlib.nullcontext():

@@ -31,8 +31,6 @@ from bench.store import Store, read_paths
 from bench.sweep import Summary, resolve_cells, run_sweep
 
 OK, VERDICT = 0, 1
-CHECK_LIMIT_SECONDS = 1800.0
-"""What one child of a check may take."""
 
 
 def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
@@ -118,6 +116,7 @@ def check_command(
     junit: Path | None,
     folder: Path,
     results: Path,
+    limit: float,
 ) -> int:
     """Checks a run, or records that are there, against a baseline; returns the exit status."""
     console = Console(highlight=False)
@@ -131,7 +130,7 @@ def check_command(
         store.read()
         launcher = Launcher()
         cells = resolve_cells([dict(kept.cell.config) for kept in baseline.cells], launcher, str)
-        measure = Children(launcher, CHECK_LIMIT_SECONDS)
+        measure = Children(launcher, limit)
         checked = check_again(baseline, cells, store, measure, threshold, console)
     print_checked(checked, console)
     records = " ".join(map(str, against)) if against else str(store.folder)
@@ -149,8 +148,8 @@ def _check_options(threshold: float | None, junit: Path | None) -> None:
             margin_log(threshold)
         except ValueError as error:
             raise UsageError(f"--threshold: {error}") from error
-    if junit is not None and not junit.absolute().parent.is_dir():
-        raise UsageError(f"--junit {junit}: {junit.absolute().parent} is no folder")
+    if junit is not None and (junit.is_dir() or not junit.absolute().parent.is_dir()):
+        raise UsageError(f"--junit {junit}: give a file in a folder that is there")
 
 
 def selftest_command(sweep: Sweep, runs: int, noisy: bool, folder: Path) -> int:
@@ -193,6 +192,8 @@ def _close(summary: Summary, store: Store, console: Console) -> None:
         f"{cells}: {ended}; {summary.seconds:.0f} s; records in {store.folder}",
         markup=False,
     )
+    if not summary.failed:
+        console.print(f"verdicts on what is said of these methods: python -m bench claims {store.folder}", markup=False)
     for record in summary.failed:
         console.print(f"  {record.cell_id} {record.status}: {record.reason}", markup=False)
     if summary.failed:

@@ -12,6 +12,8 @@ from bench.regression import SAME_MACHINE, Rule, Verdict, confirmed, judge
 
 TRIALS_SCHEMA = 1
 ALPHA = 0.05
+LEAST_RUNS = 3
+"""A run, the one before it as a baseline, and another one as its repeat."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def rates(trials: Trials, rule: Rule = SAME_MACHINE) -> list[Rates]:
     for arm, slowdown in trials.slowdowns.items():
         against = arm if arm in zero else zero[0]
         runs = [run for run in trials.runs if arm in run.log_ratios]
+        if len(runs) < LEAST_RUNS:
+            continue
         index = {id(run): number for number, run in enumerate(trials.runs)}
         for number, run in enumerate(runs):
             before = trials.runs[index[id(run)] - 1]  # of the first, the last

@@ -75,6 +75,8 @@ def measure_figures(config: Mapping[str, Any], staging: str, report: Report) -> 
     model = load_model(plan.model, plan.torch_device, plan.seed)
     subject = Subject(Stage.BASE, CONTROL, plan, model, corpus, sum(p.numel() for p in model.parameters()))
     findings.facts = {"model": _shape(model), "data": {"fingerprint": corpus.fingerprint, **corpus.description}}
+    if plan.torch_device.type == "cuda":
+        findings.machine = {"accelerator": torch.cuda.get_device_name(plan.torch_device)}
     _probe(subject, findings, report)
     _train(subject, findings, report)
     _serve(subject, findings, Path(staging), report)
@@ -88,6 +90,7 @@ def _train(subject: Subject, findings: Findings, report: Report) -> None:
     subject.attached = plan.method.attach(subject.model)
     subject.model.eval()
     subject.attach_error = _distance(untouched, _logits(subject))
+    del untouched  # a large vocabulary's logits would count as the training's memory
     # evaluation before this stage, the training budget in training mode
     subject.model.train()
     subject.trainer = Trainer(plan, subject.attached, subject.corpus.train.to(plan.torch_device))
@@ -120,6 +123,7 @@ def _serve(subject: Subject, findings: Findings, staging: Path, report: Report) 
     subject.state = MERGED
     tolerance = MERGE_TOLERANCE[subject.plan.model.dtype]
     if subject.merge_error > tolerance and not attached.method.lossy_merge:
+        findings.readings.append(Reading("merge_error", subject.merge_error, MERGED))
         reason = f"merged outputs differ from unmerged ones by {subject.merge_error:.2g}, more than {tolerance:.0e}"
         findings.missing.append(Missing("*", MERGED, reason))
         return

@@ -16,12 +16,18 @@ from rich.console import Console
 
 from bench.claim_files import Claim, load_claims, read_claim
 from bench.claim_report import print_claims, render_claims
-from bench.claims import Judgement, Verdict, judge, judge_all, settle, surprising
+from bench.claims import Judgement, judge, judge_all, settle, surprising
 from bench.errors import UsageError
+from bench.evidence import Verdict
 from bench.records import CONTROL, MERGED, UNMERGED, Cell, Pairs, Reading, Record, Status
 from tests.fakes import known, make_cell, make_record, pairs_at
 
 SPREAD = (-0.01, -0.006, -0.002, 0.002, 0.006, 0.01)
+STRUCTURE = [
+    Reading(f"decode_{name}", 33, state, 1, 128)
+    for name in ("operations", "matmuls", "chain", "matmul_chain")
+    for state in (CONTROL, UNMERGED)
+]
 GOLDEN = Path(__file__).parent / "data" / "claims.md"
 LATER = {"full-forgets", "prompt-unstable", "adapter-effective", "lora-best"}
 HEADLINE = {"adapter-serial", "prefix-grows-kv", "lora-merged-zero"}
@@ -29,15 +35,14 @@ HEADLINE = {"adapter-serial", "prefix-grows-kv", "lora-merged-zero"}
 
 def claim(tmp_path: Path, evidence: str, about: str = "{method: lora}", more: str = "") -> Claim:
     path = tmp_path / "claim.yaml"
-    path.write_text(
-        f"statement: It is so.\nsource: a paper\nabout: {about}\nsettle: study=default\n{more}evidence:\n  - {evidence}\n"
-    )
+    head = f"statement: It is so.\nsource: a paper\nabout: {about}\nsettle: study=default\n{more}"
+    path.write_text(f"{head}evidence:\n  - {evidence}\n")
     return read_claim(path)
 
 
 def timed(center: float, *, width: float = 1.0, cell: Cell | None = None, arm: str = UNMERGED) -> Record:
     logs = [center + width * value for value in SPREAD]
-    return known(cell or make_cell(), [], pairs_at(logs, arm=arm))
+    return known(cell or make_cell(), STRUCTURE, pairs_at(logs, arm=arm))
 
 
 def verdict(found: list[Judgement]) -> Verdict:
@@ -107,12 +112,49 @@ def test_one_piece_that_fails_refutes_the_claim(tmp_path: Path) -> None:
     """Timing that says the same and a structure that does not: the claim needs both."""
     two = "{quantity: decode_ratio, relation: same}\n  - {quantity: decode_matmuls, relation: equal, than: control}"
     one = claim(tmp_path, two)
-    same = [Reading("decode_matmuls", 33, state, 1, 128) for state in (UNMERGED, CONTROL)]
-    other = [same[1], Reading("decode_matmuls", 49, UNMERGED, 1, 128)]
     record = timed(0.0)
-    assert verdict(judge(one, [dataclasses.replace(record, readings=tuple(same))])) is Verdict.SUPPORTED
+    other = [Reading("decode_matmuls", 49, UNMERGED, 1, 128), *STRUCTURE]
+    assert verdict(judge(one, [record])) is Verdict.SUPPORTED
     assert verdict(judge(one, [dataclasses.replace(record, readings=tuple(other))])) is Verdict.REFUTED
-    assert verdict(judge(one, [record])) is Verdict.UNCLEAR
+    assert verdict(judge(one, [dataclasses.replace(record, readings=())])) is Verdict.UNCLEAR
+
+
+def test_the_same_seconds_are_not_the_same_computation(tmp_path: Path) -> None:
+    """A claim that a ratio is the same rests on the structure too, whether or not its file says so."""
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: same}")
+    longer = [Reading("decode_chain", 34, UNMERGED, 1, 128), *STRUCTURE]
+    assert verdict(judge(one, [dataclasses.replace(timed(0.0), readings=tuple(longer))])) is Verdict.REFUTED
+
+
+def test_a_closer_look_settles_what_a_first_one_left_open(tmp_path: Path) -> None:
+    """Of records that differ only in how much was measured, the one that measured most decides."""
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: same}")
+    strict = unlike(make_cell(), "precision.name", "strict")
+    quick, closer = timed(0.0, width=9.0), timed(0.0, cell=strict)
+    many = tuple(pairs for _ in range(2) for pairs in closer.pairs)
+    closer = dataclasses.replace(closer, pairs=many)
+    assert verdict(judge(one, [quick])) is Verdict.UNCLEAR
+    assert verdict(judge(one, [quick, closer])) is Verdict.SUPPORTED
+    untimed = dataclasses.replace(closer, pairs=tuple(pairs_at(SPREAD, phase="prefill") * 9))
+    assert verdict(judge(one, [timed(0.0), untimed])) is Verdict.SUPPORTED
+
+
+def test_only_points_that_both_cells_have_are_compared(tmp_path: Path) -> None:
+    """A record at two prompt lengths beside one at one of them: the shared one decides; none shared is told."""
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: less, than: {method: adapter}}")
+    long = make_cell(prompt_lengths=(64, 128))
+    mine = known(long, [], [*pairs_at(SPREAD), *pairs_at(SPREAD, point=(1, 64))])
+    assert verdict(judge(one, [mine, timed(0.2, cell=make_cell("adapter", 16))])) is Verdict.SUPPORTED
+    (found,) = judge(one, [mine, timed(0.2, cell=make_cell("adapter", 16, prompt_lengths=(512,)))])
+    assert "no workload point" in str(found.findings[0].reason)
+
+
+def test_merged_may_be_held_against_unmerged(tmp_path: Path) -> None:
+    """Two states of one cell are two things to compare."""
+    evidence = "{quantity: decode_ratio, relation: less, than: {method: lora}}"
+    one = claim(tmp_path, evidence, "{method: lora, state: merged}")
+    pairs = [*pairs_at(SPREAD, arm=MERGED), *pairs_at([0.1 + value for value in SPREAD])]
+    assert verdict(judge(one, [known(make_cell(), [], pairs)])) is Verdict.SUPPORTED
 
 
 def test_every_cell_must_agree(tmp_path: Path) -> None:
@@ -134,11 +176,34 @@ def test_many_looks_need_more_certainty(tmp_path: Path) -> None:
     assert {finding.verdict for finding in crowd.findings} == {Verdict.UNCLEAR}
 
 
+def test_cells_may_be_judged_across_a_key(tmp_path: Path) -> None:
+    """Two models of different depth have a verdict each, or one where the claim says that depth does not matter."""
+    cells = [make_cell("adapter", 16), unlike(make_cell("adapter", 16), "model.settings", {"num_hidden_layers": 2})]
+    records = [timed(0.1, cell=cell) for cell in cells]
+    evidence = "{quantity: decode_ratio, relation: greater}"
+    apart = claim(tmp_path, evidence, "{method: adapter}")
+    assert [found.verdict for found in judge(apart, records)] == [Verdict.SUPPORTED] * 2
+    both = claim(tmp_path, evidence, "{method: adapter}", "across: [model.settings.num_hidden_layers]\n")
+    (found,) = judge(both, records)
+    assert len(found.records) == 2
+
+
+def test_a_size_without_a_partner_does_not_spoil_the_others(tmp_path: Path) -> None:
+    """Of three prefixes one has deep prompts of its size beside it: that comparison decides."""
+    evidence = "{quantity: train_peak_bytes, relation: less, than: {method: p_tuning_v2}, equal_size: true}"
+    one = claim(tmp_path, evidence, "{method: prefix_tuning}")
+    mine = [known(make_cell("prefix_tuning", k), [Reading("train_peak_bytes", k, UNMERGED)]) for k in (16, 20, 64)]
+    partner = known(make_cell("p_tuning_v2", 20), [Reading("train_peak_bytes", 21, UNMERGED)])
+    assert verdict(judge(one, [*mine, partner])) is Verdict.SUPPORTED
+    assert verdict(judge(one, mine)) is Verdict.UNCLEAR
+
+
 def growth(slope: float, noise: float = 1.0, sizes: Iterable[int] = (16, 64, 256)) -> list[Record]:
     """Prefixes whose extra seconds over a control of 1 ms grow by ``slope`` of it a virtual token."""
     records = []
-    for size in sizes:
-        logs = [math.log1p(0.01 + slope * size + noise * value) for value in SPREAD]
+    for number, size in enumerate(sizes):
+        spread = SPREAD[number:] + SPREAD[:number]  # processes of different cells have nothing to do with one another
+        logs = [math.log1p(0.01 + slope * size + noise * value) for value in spread]
         records.append(known(make_cell("prefix_tuning", size), [], pairs_at(logs)))
     return records
 
@@ -160,7 +225,7 @@ def test_growth(tmp_path: Path, slope: float, noise: float, expected: Verdict) -
     (finding,) = found.findings
     assert finding.effect is not None
     assert finding.effect.value == pytest.approx(slope * 1e-3, abs=1e-9)
-    assert finding.effect.unit == "s per size"
+    assert finding.effect.unit == "s per unit of size"
 
 
 def test_growth_over_batch_and_over_a_key(tmp_path: Path) -> None:
@@ -339,6 +404,9 @@ def evidence(**changes: object) -> dict[str, object]:
         (evidence(quantity="decode_matmuls", relation="same", than="control"), "evidence.0.relation"),
         (evidence(quantity="decode_matmuls", relation="equal"), "evidence.0.than"),
         (evidence(quantity="decode_matmuls", relation="equal", than="base"), "evidence.0.than"),
+        (evidence(quantity="decode_matmuls", relation="equal", than=float("nan")), "evidence.0.than"),
+        (evidence(quantity="token_accuracy", relation="greater", than=0.1), "evidence.0.quantity"),
+        (evidence(quantity="train_cuda_allocated_bytes", relation="less", than=1), "evidence.0.quantity"),
         (evidence(quantity="decode_matmuls", relation="equal", than=[["depth", 2]]), "evidence.0.than"),
         (evidence(than={"method": "lorax"}), "evidence.0.than.method"),
         (evidence(margin=0.005), "evidence.0.margin"),
@@ -352,6 +420,7 @@ def evidence(**changes: object) -> dict[str, object]:
         ({**GOOD, "about": {"method": "lora", "where": {"method.rnk": 2}}}, "about.where.method.rnk"),
         ({**GOOD, "about": {"method": "lora", "where": {"modle.dtype": 2}}}, "about.where.modle.dtype"),
         ({**GOOD, "about": {"method": "lora", "state": "aa"}}, "about.state"),
+        ({**GOOD, "across": ["model.depth"]}, "across.model.depth"),
         ({**GOOD, "evidence": []}, "evidence"),
         ({key: value for key, value in GOOD.items() if key != "statement"}, "statement"),
         ({key: value for key, value in GOOD.items() if key != "settle"}, "settle"),
@@ -370,7 +439,17 @@ def test_a_wrong_claim_file_names_itself_and_the_key(tmp_path: Path, content: ob
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("text", ["{", "statement: [", "a: !!python/object/apply:os.getcwd []", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "statement: [",
+        "a: !!python/object/apply:os.getcwd []",
+        "\x00",
+        "source: 2024-13-45",
+        "about: &a {where: *a}",
+    ],
+)
 def test_a_claim_file_is_data(tmp_path: Path, text: str) -> None:
     """What is no plain YAML is refused; nothing in it is run."""
     (tmp_path / "wrong.yaml").write_text(text)

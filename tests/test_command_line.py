@@ -137,6 +137,11 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "sequence longer than the positions": (["workload.prompt_lengths=[4000]"], ["workload.prompt_lengths", "2048"]),
     "no batch size": (["workload.batch_sizes=[]"], ["workload.batch_sizes"]),
     "batch size 0": (["workload.batch_sizes=[0]"], ["workload.batch_sizes"]),
+    "more processes than help": (["precision.most_processes=13"], ["precision.most_processes", "12"]),
+    "margin under 1%": (["precision.margin=0.005"], ["precision.margin", "0.01"]),
+    "no phase": (["workload.phases=[]"], ["workload.phases", "prefill"]),
+    "a phase twice": (["workload.phases=[decode,decode]"], ["workload.phases"]),
+    "unknown phase": (["workload.phases=[training]"], ["phases", "training"]),
     "no processes": (["precision.processes=0"], ["precision.processes"]),
     "negative block": (["precision.block_seconds=-1"], ["precision.block_seconds"]),
     "no threads": (["device.threads=0"], ["device.threads"]),
@@ -313,3 +318,101 @@ def test_records_hold_their_schema_version(tmp_path: Path) -> None:
     """Whoever reads the JSON elsewhere finds the version at the top level."""
     path = Store(tmp_path).write(make_record(make_cell()))
     assert json.loads(path.read_text())["schema_version"] == SCHEMA_VERSION
+
+
+def gate(folder: Path) -> None:
+    """A record with a baseline, a later record of the same cell, a torn baseline and an empty folder."""
+    store = Store(folder / "results")
+    store.open()
+    store.write(make_record(make_cell()))
+    assert command("baseline", "save", "main", folder=folder).returncode == 0
+    (folder / "results" / "baselines" / "torn.json").write_text('{"schema_version": 1')
+    newer = json.loads((folder / "results" / "baselines" / "main.json").read_text())
+    (folder / "results" / "baselines" / "newer.json").write_text(json.dumps({**newer, "schema_version": 99}))
+    (folder / "empty").mkdir()
+    again = Store(folder / "again")
+    again.open()
+    again.write(make_record(make_cell(), started="2026-02-02T00:00:00+00:00"))
+    claims = folder / "claims"
+    claims.mkdir()
+    (claims / "odd.yaml").write_text("statement: s\nsource: s\nabout: {method: lora}\nsettle: x\nevidence: []\n")
+
+
+@pytest.mark.slow
+def test_what_the_gate_and_the_claims_can_not_use_is_refused(tmp_path: Path) -> None:
+    """A missing, torn or newer baseline, a folder without records, a wrong claim file, a margin too small: one line
+    that names the file or the key, status 2, and nothing written."""
+    gate(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    cases: list[tuple[list[str], list[str]]] = [
+        (["check", "none", "--against", "results"], ["none.json", "main", "baseline save none"]),
+        (["check", "torn", "--against", "results"], ["torn.json"]),
+        (["check", "newer", "--against", "results"], ["newer.json", "schema 99"]),
+        (["check", "../main", "--against", "results"], ["../main", "name"]),
+        (["check", "main", "--against", "empty"], ["empty", "no records"]),
+        (["check", "main", "--against", "nowhere"], ["nowhere"]),
+        (["check", "main", "--against", "results", "--threshold", "0.005"], ["--threshold", "0.005"]),
+        (["check", "main", "--against", "results", "--junit", "no/such/gate.xml"], ["--junit", "no/such"]),
+        (["baseline", "save", "main"], ["main.json", "--replace"]),
+        (["baseline", "save", "other", "empty"], ["empty", "no records"]),
+        (["claims", "empty"], ["empty", "no records"]),
+        (["claims", "results", "--claims", "claims"], ["odd.yaml", "evidence"]),
+        (["claims", "results", "--claims", "empty"], ["--claims", "empty"]),
+        (["claims", "results", "--format", "html"], ["html", "json"]),
+        (["claims", "results", "--output", "x"], ["--format"]),
+        (["claims", "results", "--format", "md", "--output", "no/such/file.md"], ["no/such/file.md"]),
+    ]
+    for arguments, words in cases:
+        refused(command(*arguments, folder=tmp_path), *words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_check_of_records_ends_with_its_verdict(tmp_path: Path) -> None:
+    """0, 1 and 3 as documented; JUnit is written, and a runner of GitHub's gets annotations."""
+    gate(tmp_path)
+    done = command("check", "main", "--against", "again", "--junit", "gate.xml", folder=tmp_path)
+    assert done.returncode == 0, done
+    own = command("check", "main", "--against", "results", folder=tmp_path)
+    assert own.returncode == 3
+    assert "the baseline's own" in " ".join(own.stdout.split())
+    assert "PASSED" in done.stdout
+    assert "<testcase" in (tmp_path / "gate.xml").read_text()
+    other = Store(tmp_path / "other")
+    other.open()
+    changed = make_record(make_cell(), started="2026-02-02T00:00:00+00:00")
+    readings = [
+        dataclasses.replace(r, value=r.value + 1) if r.figure == "decode_matmuls" else r for r in changed.readings
+    ]
+    other.write(dataclasses.replace(changed, readings=tuple(readings)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GITHUB_ACTIONS": "true"}
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "check", "main", "--against", "other"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "::error title=REGRESSED" in done.stdout
+    assert "baseline save main other --replace" in done.stdout
+    unlike = Store(tmp_path / "unlike")
+    unlike.open()
+    unlike.write(make_record(make_cell(dtype="bfloat16")))
+    assert command("check", "main", "--against", "unlike", folder=tmp_path).returncode == 3
+    assert command("check", "main", "--against", "unlike", "--strict", folder=tmp_path).returncode == 1
+
+
+@pytest.mark.slow
+def test_claims_end_with_1_only_against_what_is_expected(tmp_path: Path) -> None:
+    """A verdict is a finding; the contrary of what a claim's file expects is a failure."""
+    store = Store(tmp_path / "results")
+    store.open()
+    store.write(make_record(make_cell()))  # unmerged 10% slower, and so is merged: the fake has no structure either
+    done = command("claims", folder=tmp_path)
+    assert done.returncode == 1, done
+    assert "lora-merged-zero" in done.stdout
+    assert "supported was expected" in done.stdout
+    done = command("claims", "--format", "json", "--output", "c.json", folder=tmp_path)
+    assert len(json.loads((tmp_path / "c.json").read_text())["claims"]) == 19

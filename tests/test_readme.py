@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
-from bench.render import render
+from bench.claim_files import load_claims
+from bench.claim_report import render_claims
+from bench.claims import judge_all
+from bench.render import print_rates, render
+from bench.selftest import read_trials
 from bench.store import read_paths
 from tests.families import VOCABULARY, build
 
@@ -23,9 +29,46 @@ def test_tables_are_generated_from_committed_records(folder: str, shown: str) ->
     assert shown.strip() == render(read_paths([ROOT / folder]), "md").decode().strip()
 
 
+CLAIMS = re.findall(r"<!-- claims: ([^>]+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+
+
+def told(text: str) -> list[str]:
+    """The tables of a report with their titles."""
+    return [line.strip() for line in text.splitlines() if line.startswith(("|", "**"))]
+
+
+@pytest.mark.parametrize(("folders", "shown"), CLAIMS, ids=[folders for folders, _ in CLAIMS])
+def test_verdicts_are_generated_from_committed_records(folders: str, shown: str) -> None:
+    """The verdicts between marks are those of the records in the folders that the mark names."""
+    records = read_paths([ROOT / folder for folder in folders.split()])
+    assert told(shown) == told(render_claims(judge_all(load_claims(), records), "md").decode())
+
+
+def test_error_rates_are_those_of_the_committed_trials() -> None:
+    """The block of the README is what the self-test prints of the trials in the repository."""
+    (shown,) = re.findall(r"<!-- selftest: \S+ -->\n```\n(.*?)```\n<!-- end -->", README, flags=re.DOTALL)
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    folder = ROOT / "results" / "reference" / "selftest"
+    print_rates([read_trials(path) for path in sorted(folder.glob("*.json"))], console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert [line.rstrip() for line in shown.strip().splitlines()] == [
+        line.rstrip() for line in text.strip().splitlines()
+    ]
+
+
 def test_the_readme_shows_a_table() -> None:
     """The marks are still there, so that the test above checks something."""
     assert TABLES
+    assert CLAIMS
+
+
+def test_the_claim_of_the_readme_is_one(tmp_path: Path) -> None:
+    """The YAML that shows how to add a claim is read as it stands."""
+    (block,) = re.findall(r"```yaml\n(statement:.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(block)
+    (mine,) = load_claims(tmp_path)
+    assert len(mine.evidence) == 3
 
 
 def test_the_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

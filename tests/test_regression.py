@@ -29,6 +29,7 @@ from tests.fakes import known, make_cell, make_record, pairs_at, resolved
 SPREAD = (-0.01, -0.006, -0.002, 0.002, 0.006, 0.01)
 """Six processes around nothing."""
 NOISE = st.lists(st.floats(min_value=-0.05, max_value=0.05), min_size=2, max_size=12)
+LATER = "2026-02-02T00:00:00+00:00"
 SCHEMA = Path(__file__).parent / "data" / "junit.xsd"
 
 
@@ -58,7 +59,7 @@ def record(
         (0.10, 3.0, Verdict.REGRESSED),
         (0.0, 8.0, Verdict.AMBIGUOUS),
         (0.06, 8.0, Verdict.AMBIGUOUS),
-        (0.029, 3.0, Verdict.AMBIGUOUS),
+        (0.029, 4.0, Verdict.AMBIGUOUS),
     ],
 )
 def test_the_rule(center: float, width: float, verdict: Verdict) -> None:
@@ -185,6 +186,32 @@ def test_another_machine_of_the_class_gets_more_room() -> None:
     assert verdicts(record(width=0.1), slow, threshold=0.10)[key] is Verdict.PASSED
 
 
+def test_sharing_weights_is_another_experiment() -> None:
+    """Arms that share one set of weights warm the cache for one another: such a run is not held against a plain one."""
+    shared = dataclasses.replace(
+        record(), pairs=tuple(dataclasses.replace(pairs, shared_weights=True) for pairs in record().pairs)
+    )
+    assert verdicts(record(), shared)["decode_ratio unmerged, 1 × 128"] is Verdict.INCOMPARABLE
+
+
+def test_ranks_that_training_decides_may_differ_elsewhere() -> None:
+    """Where a budget of ranks is spread depends on rounding and text: on another processor it is no regression."""
+
+    def ranked(most: int, **changes: object) -> Record:
+        one = record(cell=make_cell("adalora"), **changes)
+        return dataclasses.replace(one, readings=(*one.readings, Reading("rank_most", most, UNMERGED)))
+
+    here, there = ranked(12), ranked(12, machine={"processor": "another"})
+    key = "rank_most unmerged"
+    assert verdicts(here, ranked(11))[key] is Verdict.REGRESSED
+    assert verdicts(there, ranked(11))[key] is Verdict.INCOMPARABLE
+
+
+def test_nothing_checked_is_not_known() -> None:
+    """A baseline of cells without figures passes nothing."""
+    assert status_of([], strict=False) == 3
+
+
 def test_a_cell_that_failed_is_a_regression() -> None:
     """It ran when the baseline was made."""
     (one,) = check_cell(keep(record()), make_record(make_cell(), status=Status.OOM), None)
@@ -207,12 +234,25 @@ def test_what_is_no_longer_measured_is_a_regression() -> None:
 def test_adding_a_copy_changes_no_verdict() -> None:
     """The same record given twice, or a further cell that the baseline does not know, is as good as once."""
     baseline = make_baseline("b", [record()])
-    once = check_against(baseline, [record()], None)
-    assert check_against(baseline, [record(), record(), make_record(make_cell("adapter", 16))], None) == once
+    new = record(started=LATER)
+    once = check_against(baseline, [new], None)
+    assert once[0].verdict is Verdict.PASSED
+    assert check_against(baseline, [new, new, make_record(make_cell("adapter", 16))], None) == once
+
+
+def test_partner_is_the_latest_that_is_comparable() -> None:
+    """Never the baseline's own record, which would always pass; measured with more or fewer pairs it is still it."""
+    kept = keep(record())
+    closer = make_cell()
+    closer = dataclasses.replace(closer, config={**closer.config, "precision": {"name": "strict", "processes": 8}})
+    old, new = record(started=LATER), record(0.2, cell=closer, started=LATER.replace("2026", "2027"))
+    assert partner(kept, [record(), old, new]) is new
+    assert partner(kept, [record(), old]) is old
+    assert partner(kept, [record()]) is None
 
 
 def test_partner_is_the_nearest_of_the_method() -> None:
-    """A cell that was renamed by a new setting is still found; one of another method never."""
+    """Where none is comparable the one most like it is named; one of another method never."""
     kept = keep(record())
     near, far = record(cell=make_cell(train_length=64)), record(cell=make_cell(train_length=64, dtype="bfloat16"))
     assert partner(kept, [far, near]) is near
@@ -231,18 +271,21 @@ def test_partner_is_the_nearest_of_the_method() -> None:
 def test_exit_status(center: float, products: int, threshold: float | None, strict: bool, status: int) -> None:
     """0 where all passed and 1 where anything regressed, strict or not."""
     baseline = make_baseline("b", [record()])
-    assert status_of(check_against(baseline, [record(center, products=products)], threshold), strict) == status
+    now = record(center, products=products, started=LATER)
+    assert status_of(check_against(baseline, [now], threshold), strict) == status
 
 
 def test_exit_status_of_what_is_not_known() -> None:
     """Ambiguous and incomparable end with 3, with ``strict`` 1; beside a regression they do not matter."""
     baseline = make_baseline("b", [record()])
-    ambiguous = check_against(baseline, [record(0.0, width=9.0)], None)
-    incomparable = check_against(baseline, [record(versions={"torch": "2.12.0"})], None)
+    ambiguous = check_against(baseline, [record(0.0, width=9.0, started=LATER)], None)
+    incomparable = check_against(baseline, [record(versions={"torch": "2.12.0"}, started=LATER)], None)
     for unknown in (ambiguous, incomparable):
         assert status_of(unknown, strict=False) == 3
         assert status_of(unknown, strict=True) == 1
-    assert status_of([*ambiguous, *check_against(baseline, [record(products=50)], None)], strict=False) == 1
+    assert (
+        status_of([*ambiguous, *check_against(baseline, [record(products=50, started=LATER)], None)], strict=False) == 1
+    )
     assert worst([*ambiguous, *incomparable]) is Verdict.INCOMPARABLE
 
 
@@ -363,10 +406,10 @@ def test_records_that_failed_make_no_baseline() -> None:
 def everything() -> list[Record]:
     """Records of which a check against `base` has every verdict."""
     return [
-        record(0.07),
-        record(0.0, width=9.0, cell=make_cell("adapter", 16)),
-        record(cell=make_cell("prefix_tuning", 20), versions={"torch": "2.12.0"}),
-        record(-0.07, cell=make_cell("full", None)),
+        record(0.07, started=LATER),
+        record(0.0, width=9.0, cell=make_cell("adapter", 16), started=LATER),
+        record(cell=make_cell("prefix_tuning", 20), versions={"torch": "2.12.0"}, started=LATER),
+        record(-0.07, cell=make_cell("full", None), started=LATER),
     ]
 
 
@@ -376,7 +419,7 @@ def base() -> Baseline:
 
 def _calm(cell: Cell) -> dict[str, object]:
     calm = record(cell=cell)
-    return {"pairs": calm.pairs, "versions": calm.versions}
+    return {"pairs": calm.pairs, "versions": calm.versions, "started": calm.started}
 
 
 @pytest.mark.parametrize("strict", [False, True])

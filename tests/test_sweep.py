@@ -16,14 +16,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bench.cell import enough
 from bench.errors import UsageError
 from bench.findings import Resolved
 from bench.progress import Progress
-from bench.records import Cell, Record, Status
+from bench.records import AA, Cell, Pairs, Record, Status
 from bench.store import Store, read_record
 from bench.sweep import Summary, run_sweep
 from tests.children import marked, wait_until
-from tests.fakes import FakeMeasure, make_cell, make_record, resolved
+from tests.fakes import FakeMeasure, make_cell, make_record, pairs_at, resolved
 
 ROOT = Path(__file__).parent.parent
 METHODS = ("full", "lora", "adapter")
@@ -359,3 +360,31 @@ def test_training_that_diverges_fails_its_cell_alone(tmp_path: Path) -> None:
     assert "\n" not in reason
     assert reason in done.stdout.replace("\n", " ")
     assert all(json.loads(path.read_text())["schema_version"] == 1 for path in folder.glob("*.json"))
+
+
+def replicated(spreads: Sequence[float], precision: dict[str, object]) -> int:
+    """How many processes are run, when the first ones spread as given and all later ones not at all."""
+    pairs: list[Pairs] = []
+    for process in range(20):
+        if enough(process, pairs, precision):
+            return process
+        log = spreads[process] if process < len(spreads) else 0.0
+        pairs.extend(pairs_at([log]))
+        pairs.extend(pairs_at([log * 50], arm=AA))
+    raise AssertionError("it never ended")
+
+
+@pytest.mark.parametrize(
+    ("spreads", "most", "count"),
+    [
+        ([0.001, -0.001] * 3, 12, 6),
+        ([0.02, -0.02] * 3, 12, 10),
+        ([0.9, -0.9] * 9, 12, 12),
+        ([0.9, -0.9] * 9, 0, 6),
+        ([0.9, -0.9] * 9, 8, 8),
+    ],
+)
+def test_processes_are_added_until_the_interval_is_narrow(spreads: list[float], most: int, count: int) -> None:
+    """Six where they agree, more where they do not, never more than may be; the A/A arm asks for none."""
+    precision = {"processes": 6, "most_processes": most, "margin": 0.03}
+    assert replicated(spreads, precision) == count

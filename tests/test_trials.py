@@ -92,8 +92,8 @@ def test_a_slowdown_is_in_proportion_to_the_step(monkeypatch: pytest.MonkeyPatch
 def test_trials_come_back_as_they_were(tmp_path: Path) -> None:
     """And a torn or foreign file is refused by name."""
     path = trials_path(tmp_path, noisy=False)
-    write_json(path, trials(0.01, runs=2))
-    assert rates(read_trials(path)) == rates(trials(0.01, runs=2))
+    write_json(path, trials(0.01, runs=4))
+    assert rates(read_trials(path)) == rates(trials(0.01, runs=4))
     path.write_text(path.read_text()[:-30])
     with pytest.raises(UsageError, match=r"quiet\.json"):
         read_trials(path)
@@ -103,5 +103,10 @@ def test_a_check_stops_where_its_own_interval_is_narrow() -> None:
     """Processes that were added for another arm do not help this one."""
     narrow = tuple([0.001, -0.001] * 3)
     arms = {arm: (*narrow, *([0.5] * 6)) for arm in SLOWDOWNS}
-    one = dataclasses.replace(trials(0.01, runs=2), runs=(Run(arms, 1.0), Run(arms, 1.0)))
-    assert {found.passed for found in rates(one)} == {4, 2}
+    one = dataclasses.replace(trials(0.01, runs=3), runs=(Run(arms, 1.0),) * 3)
+    assert {found.passed for found in rates(one)} == {6, 3}
+
+
+def test_too_few_runs_say_nothing() -> None:
+    """With two runs a slowdown would be its own baseline or its own repeat."""
+    assert rates(trials(0.004, runs=2)) == []

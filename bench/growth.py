@@ -1,0 +1,99 @@
+"""Evidence of growth: the slope of the seconds beyond the control's over one axis of the cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench import stats
+from bench.claim_files import Evidence
+from bench.context import context, differing, flat, settings
+from bench.evidence import Finding, Point, Test, Verdict, cell_name, directed, phase_of, points, processes
+from bench.records import Record
+
+UNITS = {"num_hidden_layers": "layer", "n_layer": "layer", "batch_size": "sequence", "size": "unit of size"}
+"""What a slope is per, where the axis has another name."""
+LISTS = ("workload.batch_sizes", "workload.prompt_lengths", "workload.phases")
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One place on a line: a record at a workload point."""
+
+    record: Record
+    point: Point
+    level: float
+    rest: Mapping[str, Any]
+    """What must be the same along the line."""
+
+
+def growth(evidence: Evidence, state: str, group: Sequence[Record]) -> Iterator[Test | Finding]:
+    """The slope over the axis, at the largest values of the other axes: there an effect shows."""
+    assert evidence.over is not None
+    quantity, over = evidence.quantity, evidence.over
+    spots = [
+        spot
+        for record in group
+        for point in points(record)
+        if (spot := _spot(over, record, point, _twins(group))) is not None
+        and processes(record, quantity, state, point, stats.extra_seconds)
+    ]
+    lines: dict[str, list[Spot]] = {}
+    for spot in spots:
+        lines.setdefault(json.dumps(spot.rest, sort_keys=True, default=str), []).append(spot)
+    grown = [line for line in lines.values() if len({spot.level for spot in line}) > 1]
+    if not grown:
+        yield _no_line(evidence, group, spots)
+        return
+    line = max(grown, key=lambda line: (len({spot.level for spot in line}), _largest(line)))
+    line = sorted({spot.level: spot for spot in line}.values(), key=lambda spot: spot.level)
+    values = [processes(spot.record, quantity, state, spot.point, stats.extra_seconds) for spot in line]
+    levels = [spot.level for spot in line]
+    found = stats.mean(stats.slopes(levels, values))
+    # growth over the whole range that is less than the margin, as a part of the control's own step, does not matter
+    control = max(_control_seconds(spot, quantity) for spot in line)
+    margin = evidence.margin * control / (levels[-1] - levels[0])
+    axis = over.rpartition(".")[2]
+    subject = f"{cell_name(line[-1].record, line[-1].point)}; {axis} {', '.join(f'{level:g}' for level in levels)}"
+    ids = tuple(dict.fromkeys(spot.record.cell_id for spot in line))
+    yield Test(evidence, subject, "0", found, f"s per {UNITS.get(axis, axis)}", *directed(found, margin), ids)
+
+
+def _twins(group: Sequence[Record]) -> set[str]:
+    """Keys of a method's own that say the size in other words, in every record."""
+    flats = [(record.cell.size, flat(record.cell.config)) for record in group]
+    keys = [key for key in flats[0][1] if key.startswith("method.")]
+    return {key for key in keys if all(size is not None and own.get(key) == size for size, own in flats)}
+
+
+def _spot(over: str, record: Record, point: Point, twins: set[str]) -> Spot | None:
+    axes: dict[str, Any] = {"size": record.cell.size, "batch_size": point[0], "prompt_length": point[1]}
+    level = axes.get(over, flat(record.cell.config).get(over))
+    if isinstance(level, bool) or not isinstance(level, int | float):
+        return None
+    same = {**context(record), **settings(record), **axes}
+    freed = {over, *LISTS, *({"size", *twins} if over == "size" or over in twins else ())}
+    return Spot(record, point, float(level), {key: value for key, value in same.items() if key not in freed})
+
+
+def _largest(line: Sequence[Spot]) -> tuple[float, ...]:
+    return max((float(spot.record.cell.size or 0), *map(float, spot.point)) for spot in line)
+
+
+def _control_seconds(spot: Spot, quantity: str) -> float:
+    key = (phase_of(quantity), *spot.point)
+    return stats.seconds(
+        [p.control_seconds for p in spot.record.pairs if (p.phase, p.batch_size, p.prompt_length) == key]
+    )
+
+
+def _no_line(evidence: Evidence, group: Sequence[Record], spots: Sequence[Spot]) -> Finding:
+    reason = f"growth over {evidence.over} needs cells with at least two values of it"
+    if len({spot.level for spot in spots}) > 1:
+        keys = differing([spot.rest for spot in spots])
+        reason = f"not compared: the cells differ in more than {evidence.over}: {', '.join(keys)}"
+    names = ", ".join(dict.fromkeys(cell_name(record) for record in group))
+    ids = tuple(record.cell_id for record in group)
+    return Finding(evidence, Verdict.UNCLEAR, names, "0", reason=reason, records=ids)
