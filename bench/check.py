@@ -152,7 +152,7 @@ def _latencies(kept: Kept, now: Kept, again: Kept | None, rule: Rule) -> Iterato
             yield Checked(kept.cell_id, figure, place, Verdict.INCOMPARABLE, reason=reason)
         else:
             change = judge(before.log_ratios, after.log_ratios, rule)
-            told = None
+            told = None if rule == SAME_MACHINE else f"counts from {rule.threshold:.0%} here"
             if change.verdict is Verdict.REGRESSED and repeated is not None and len(repeated.log_ratios) > 1:
                 change = confirmed(change, judge(before.log_ratios, repeated.log_ratios, rule))
                 told = "found again by a fresh repeat" if change.verdict is Verdict.REGRESSED else "not found again"

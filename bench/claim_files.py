@@ -20,10 +20,10 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from bench.compose import method_keys, options
 from bench.config import Device, Precision, Runtime, Workload
 from bench.errors import UsageError
 from bench.figures import Scope, Unit
+from bench.groups import method_keys, options
 from bench.probes import figures
 from bench.records import MERGED, STRICT, UNMERGED
 from bench.sources import DataConfig, ModelConfig

@@ -12,11 +12,8 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from importlib import resources
 from typing import Any, cast
 
-import yaml
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -29,32 +26,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.config import Config, Sweep, Switch
 from bench.errors import UsageError
+from bench.groups import default, method_keys, options
 
 GROUPS = ("method", "model", "data", "workload", "runtime", "device", "precision", "study")
 UNSWEPT = ("study", "results_dir", "profile", "time_limit")
 """Keys that belong to a command, not to a cell."""
 DEFAULT_STUDY = "default"
-
-
-@cache
-def options(group: str) -> tuple[str, ...]:
-    """The names that ``group=`` takes: the files of the folder."""
-    folder = resources.files("conf") / group
-    return tuple(sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")))
-
-
-@cache
-def default(group: str) -> str:
-    """The name that ``group`` has where nobody chooses another."""
-    defaults = yaml.safe_load((resources.files("conf") / "config.yaml").read_text())["defaults"]
-    return next(str(entry[group]) for entry in defaults if isinstance(entry, dict) and group in entry)
-
-
-@cache
-def method_keys(name: str) -> tuple[str, ...]:
-    """The keys of ``conf/method/NAME.yaml``."""
-    text = (resources.files("conf") / "method" / f"{name}.yaml").read_text()
-    return tuple(yaml.safe_load(text))
 
 
 def compose_run(arguments: Sequence[str]) -> Sweep:

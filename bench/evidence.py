@@ -170,9 +170,12 @@ def unlike_versions(record: Record) -> dict[str, Any]:
 
 
 def _amount(record: Record, evidence: Evidence) -> tuple[int, str, str]:
-    """How many pairs a record has of what is asked for; of two alike, the later one."""
-    phase = phase_of(evidence.quantity) if evidence.timed else None
-    count = sum(len(p.control_seconds) for p in record.pairs if phase in (None, p.phase))
+    """How many pairs, or readings, a record has of what is asked for; of two alike, the later one."""
+    if evidence.timed:
+        phase = phase_of(evidence.quantity)
+        count = sum(len(pairs.control_seconds) for pairs in record.pairs if pairs.phase == phase)
+    else:
+        count = sum(found.figure == evidence.quantity for found in record.readings)
     return count, record.started, record.cell_id
 
 

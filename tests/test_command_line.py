@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench.compose import compose_multirun, compose_run, options
+from bench.compose import compose_multirun, compose_run
 from bench.errors import UsageError
 from bench.findings import Resolved
+from bench.groups import options
 from bench.plan import read_plan
 from bench.records import SCHEMA_VERSION, Status
 from bench.store import Store

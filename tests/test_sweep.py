@@ -378,7 +378,7 @@ def replicated(spreads: Sequence[float], precision: dict[str, object]) -> int:
     ("spreads", "most", "count"),
     [
         ([0.001, -0.001] * 3, 12, 6),
-        ([0.02, -0.02] * 3, 12, 10),
+        ([0.02, -0.02] * 3, 12, 9),
         ([0.9, -0.9] * 9, 12, 12),
         ([0.9, -0.9] * 9, 0, 6),
         ([0.9, -0.9] * 9, 8, 8),
