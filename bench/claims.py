@@ -64,6 +64,9 @@ def judge(claim: Claim, records: Sequence[Record]) -> list[Judgement]:
     found = [groups[key] for key in sorted(groups)]
     contexts = [_without(context(group[0]), axes) for group in found]
     apart = [key for key in differing(contexts) if not key.endswith(".name")]
+    labels = [group[0].cell.model for group in found]
+    if len(set(labels)) == len(labels):  # the model's name says it all
+        apart = [key for key in apart if not key.startswith("model.")]
     return [_judge_group(claim, group, usable, apart) for group in found]
 
 
