@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.errors import UsageError
-from bench.figures import Unit
+from bench.figures import WHOLE
 from bench.probes import figures
 from bench.records import AA, STRICT, Cell, Reading, Record, Status
 from bench.stats import log_ratio
 from bench.store import read_json, write_json
 
 BASELINE_SCHEMA = 1
-WHOLE = frozenset({Unit.PARAMETERS, Unit.BYTES, Unit.TOKENS, Unit.COUNT, Unit.FLOPS})
-"""Units of figures that must be equal."""
 ALLOCATOR = "train_cuda_"
 """CUDA's allocator rounds and keeps as it sees fit: its peaks are no exact figures."""
 

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.config import Device, Precision, Runtime, Workload
 from bench.errors import UsageError
-from bench.figures import Scope, Unit
+from bench.figures import WHOLE, Scope, Unit
 from bench.groups import method_keys, options
 from bench.probes import figures
 from bench.records import MERGED, STRICT, UNMERGED
@@ -33,7 +33,7 @@ TIMED = ("prefill_ratio", "decode_ratio")
 """Ratios to the control: a number a process, hence an interval."""
 EXTRA = ("prefill_extra_seconds", "decode_extra_seconds")
 """Seconds a step beyond the control's; what growth is read from, since a ratio hides it where the base grows too."""
-EXACT_UNITS = frozenset({Unit.PARAMETERS, Unit.BYTES, Unit.TOKENS, Unit.COUNT, Unit.FLOPS, Unit.FRACTION})
+EXACT_UNITS = WHOLE | {Unit.FRACTION}
 """Units of figures without noise. What a clock read once has no interval and can decide nothing."""
 STRUCTURE = ("operations", "matmuls", "chain", "matmul_chain")
 """Figures of a phase that equivalence rests on as much as on its seconds."""

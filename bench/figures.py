@@ -22,6 +22,10 @@ class Unit(StrEnum):
     FRACTION = "fraction"
 
 
+WHOLE = frozenset({Unit.PARAMETERS, Unit.BYTES, Unit.TOKENS, Unit.COUNT, Unit.FLOPS})
+"""Units whose figures are integers."""
+
+
 class Better(StrEnum):
     """Which way is better."""
 

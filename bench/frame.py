@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench import stats
-from bench.figures import Scope, Unit
+from bench.figures import WHOLE, Scope
 from bench.probes import figures
 from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Record, Status
 
@@ -26,8 +26,6 @@ TEXT = frozenset({
     "cell", "study", "method", "implementation", "model", "dtype", "attention", "runtime", "device", "data",
     "settings", "torch", "transformers", "machine", "state", "status", "reason",
 })  # fmt: skip
-WHOLE = frozenset({Unit.PARAMETERS, Unit.BYTES, Unit.TOKENS, Unit.COUNT, Unit.FLOPS})
-"""Units whose figures are integers."""
 
 
 def columns() -> list[str]:
