@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bench.errors import UsageError
-from bench.figures import WHOLE
 from bench.probes import figures
 from bench.records import AA, STRICT, Cell, Reading, Record, Status
 from bench.stats import log_ratio
 from bench.store import read_json, write_json
 
 BASELINE_SCHEMA = 1
-ALLOCATOR = "train_cuda_"
-"""CUDA's allocator rounds and keeps as it sees fit: its peaks are no exact figures."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +74,7 @@ def keep(record: Record) -> Kept:
     return Kept(
         cell_id=record.cell_id,
         cell=record.cell,
-        exact=tuple(
-            reading
-            for reading in record.readings
-            if reading.figure in known
-            and known[reading.figure].unit in WHOLE
-            and not reading.figure.startswith(ALLOCATOR)
-        ),
+        exact=tuple(reading for reading in record.readings if reading.figure in known and known[reading.figure].whole),
         latencies=tuple(Latency(*key, tuple(values)) for key, values in logs.items()),
         machine=record.machine,
         versions=record.versions,

@@ -42,7 +42,7 @@ class Children:
             findings = outcome.value if outcome.status is Status.OK else Findings()
             if outcome.status is Status.OK:
                 arguments = (cell.config, staging, findings.states)
-                outcome = self.replicate("bench.worker:measure_pairs", cell.config, arguments, pairs, listen)
+                outcome = self.replicate("bench.replicate:measure_pairs", cell.config, arguments, pairs, listen)
         return Record(
             cell_id=cell.id,
             study=study,

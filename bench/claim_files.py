@@ -22,7 +22,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.config import Device, Precision, Runtime, Workload
 from bench.errors import UsageError
-from bench.figures import WHOLE, Scope, Unit
 from bench.groups import method_keys, options
 from bench.probes import figures
 from bench.records import MERGED, STRICT, UNMERGED
@@ -33,8 +32,6 @@ TIMED = ("prefill_ratio", "decode_ratio")
 """Ratios to the control: a number a process, hence an interval."""
 EXTRA = ("prefill_extra_seconds", "decode_extra_seconds")
 """Seconds a step beyond the control's; what growth is read from, since a ratio hides it where the base grows too."""
-EXACT_UNITS = WHOLE | {Unit.FRACTION}
-"""Units of figures without noise. What a clock read once has no interval and can decide nothing."""
 STRUCTURE = ("operations", "matmuls", "chain", "matmul_chain")
 """Figures of a phase that equivalence rests on as much as on its seconds."""
 FACTS = ("size", "layers", "hidden_size", "kv_size", "vocabulary", "batch_size", "prompt_length")
@@ -99,6 +96,11 @@ class Evidence:
     """What it grows over."""
     state: str | None = None
     """Another state than the claim's."""
+
+    @property
+    def phase(self) -> str:
+        """``decode`` of ``decode_ratio``."""
+        return self.quantity.partition("_")[0]
 
     @property
     def timed(self) -> bool:
@@ -179,11 +181,11 @@ def _structure(claim: Claim) -> list[Evidence]:
     """What must be the same beside a ratio that is: two computations of the same duration may still be two."""
     there = {(evidence.quantity, evidence.state) for evidence in claim.evidence}
     return [
-        Evidence(f"{evidence.quantity.partition('_')[0]}_{name}", Relation.equal, "control", state=evidence.state)
+        Evidence(f"{evidence.phase}_{name}", Relation.equal, "control", state=evidence.state)
         for evidence in claim.evidence
         if evidence.relation is Relation.same and not isinstance(evidence.than, Selector)
         for name in STRUCTURE
-        if (f"{evidence.quantity.partition('_')[0]}_{name}", evidence.state) not in there
+        if (f"{evidence.phase}_{name}", evidence.state) not in there
     ]
 
 
@@ -296,7 +298,5 @@ def _exact_problems(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 
 def is_exact(name: str) -> bool:
-    """Whether a figure has no noise: not what training decided, what an allocator rounded, or how much was measured."""
-    known = figures().get(name)
-    noisy = known is None or known.scope is Scope.PROGRESS or name.startswith("train_cuda_") or name == "processes"
-    return not noisy and known is not None and known.unit in EXACT_UNITS
+    """Whether there is a figure of this name that needs no interval."""
+    return name in figures() and figures()[name].exact

@@ -129,23 +129,10 @@ def cell_name(record: Record, point: Point | None = None) -> str:
     return f"{record.cell.method}{size}{deep}{where}"
 
 
-def points(record: Record) -> list[Point]:
-    """The workload points of a record."""
-    work = record.cell.config["workload"]
-    return [(batch, length) for batch in work["batch_sizes"] for length in work["prompt_lengths"]]
-
-
-def processes(
-    record: Record, quantity: str, state: str, point: Point, statistic: Callable[[Pairs], float]
-) -> list[float]:
+def processes(record: Record, phase: str, state: str, point: Point, statistic: Callable[[Pairs], float]) -> list[float]:
     """The statistic of each process that timed this."""
-    key = (phase_of(quantity), state, *point)
+    key = (phase, state, *point)
     return [statistic(p) for p in record.pairs if (p.phase, p.arm, p.batch_size, p.prompt_length) == key]
-
-
-def phase_of(quantity: str) -> str:
-    """``decode`` of ``decode_ratio``."""
-    return quantity.partition("_")[0]
 
 
 def best_measured(records: Sequence[Record], evidence: Evidence) -> list[Record]:
@@ -157,14 +144,14 @@ def best_measured(records: Sequence[Record], evidence: Evidence) -> list[Record]
     for record in records:
         config = {key: value for key, value in record.cell.config.items() if key != "precision"}
         work = {key: value for key, value in config["workload"].items() if key != "phases"}
-        key = json.dumps([{**config, "workload": work}, unlike_versions(record)], sort_keys=True, default=str)
+        key = json.dumps([{**config, "workload": work}, _surroundings(record)], sort_keys=True, default=str)
         if key not in best or _amount(record, evidence) > _amount(best[key], evidence):
             best[key] = record
     return list(best.values())
 
 
-def unlike_versions(record: Record) -> dict[str, Any]:
-    """What makes two records of one configuration two experiments."""
+def _surroundings(record: Record) -> dict[str, Any]:
+    """What makes two records of one configuration two experiments: versions and machine."""
     held = flat(record.cell.config)
     return {key: value for key, value in context(record).items() if key not in held}
 
@@ -172,8 +159,7 @@ def unlike_versions(record: Record) -> dict[str, Any]:
 def _amount(record: Record, evidence: Evidence) -> tuple[int, str, str]:
     """How many pairs, or readings, a record has of what is asked for; of two alike, the later one."""
     if evidence.timed:
-        phase = phase_of(evidence.quantity)
-        count = sum(len(pairs.control_seconds) for pairs in record.pairs if pairs.phase == phase)
+        count = sum(len(pairs.control_seconds) for pairs in record.pairs if pairs.phase == evidence.phase)
     else:
         count = sum(found.figure == evidence.quantity for found in record.readings)
     return count, record.started, record.cell_id
@@ -215,8 +201,8 @@ def ratios(evidence: Evidence, state: str, record: Record, partner: Record | Non
     for point in _shared_points(record, partner):
         name = cell_name(record, point)
         against = "control" if partner is None else f"{cell_name(partner, point)}, {other}"
-        mine = processes(record, evidence.quantity, state, point, stats.log_ratio)
-        theirs = [] if partner is None else processes(partner, evidence.quantity, other, point, stats.log_ratio)
+        mine = processes(record, evidence.phase, state, point, stats.log_ratio)
+        theirs = [] if partner is None else processes(partner, evidence.phase, other, point, stats.log_ratio)
         reason = None
         if not mine or (partner is not None and not theirs):
             reason = f"{evidence.quantity} was not measured here"
@@ -235,7 +221,7 @@ def ratios(evidence: Evidence, state: str, record: Record, partner: Record | Non
 
 
 def _shared_points(record: Record, partner: Record | None) -> list[Point]:
-    return [point for point in points(record) if partner is None or point in points(partner)]
+    return [point for point in record.cell.points if partner is None or point in partner.cell.points]
 
 
 def _shares(record: Record) -> bool:
@@ -277,7 +263,7 @@ def exacts(evidence: Evidence, state: str, record: Record, partner: Record | Non
     against = against if partner is None else f"{cell_name(partner)}, {other}"
     seen: set[tuple[float, float]] = set()
     missing = False
-    for point in _shared_points(record, partner) or points(record):
+    for point in _shared_points(record, partner) or record.cell.points:
         value = reading(record, evidence.quantity, state, point)
         if partner is not None:
             reference = reading(partner, evidence.quantity, other, point)

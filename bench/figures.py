@@ -58,3 +58,15 @@ class Figure:
     meaning: str
     """One sentence."""
     scope: Scope = Scope.STATE
+    steady: bool = True
+    """False of a count that the same run may give otherwise: what an allocator rounded, how much was measured."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether it must be equal from run to run: an integer, and steady."""
+        return self.unit in WHOLE and self.steady
+
+    @property
+    def exact(self) -> bool:
+        """Whether a statement can rest on it without an interval: no clock's reading, nor how training went."""
+        return self.steady and self.scope is not Scope.PROGRESS and (self.whole or self.unit is Unit.FRACTION)

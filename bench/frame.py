@@ -60,9 +60,7 @@ def export(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _rows(record: Record) -> Iterator[dict[str, Any]]:
-    work = record.cell.config["workload"]
-    points = [(batch, length) for batch in work["batch_sizes"] for length in work["prompt_lengths"]]
-    for batch, length in points:
+    for batch, length in record.cell.points:
         for state in states(record):
             yield {
                 **_identity(record, state),

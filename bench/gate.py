@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.baseline import Baseline, Kept
+from bench.baseline import Baseline
 from bench.cell import Measure
 from bench.check import Checked, check_cell, partner
 from bench.errors import UsageError
@@ -41,19 +41,15 @@ def check_again(
         raise UsageError(f"baseline {baseline.name}: some of its cells are one and the same by now; save it anew")
     first = _run(cells, store, measure, console)
     pairs = list(zip(baseline.cells, cells, strict=True))
-    slower = [
-        item for kept, item in pairs if _slower(check_cell(kept, first.get(item.cell.id), threshold))
-    ]  # fmt: skip
+    slower = [item for kept, item in pairs if _slower(check_cell(kept, first[item.cell.id], threshold))]
     if slower:
         console.print(f"slower: {', '.join(item.cell.id for item in slower)}; measured once more to be sure")
     second = _run(slower, Store(store.folder / "repeat"), measure, console) if slower else {}
-    return [one for kept, item in pairs for one in _check(kept, item, first, second, threshold)]
-
-
-def _check(
-    kept: Kept, item: Resolved, first: dict[str, Record], second: dict[str, Record], threshold: float | None
-) -> list[Checked]:
-    return check_cell(kept, first.get(item.cell.id), threshold, second.get(item.cell.id))
+    return [
+        one
+        for kept, item in pairs
+        for one in check_cell(kept, first[item.cell.id], threshold, second.get(item.cell.id))
+    ]
 
 
 def _slower(checked: Sequence[Checked]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from bench import stats
 from bench.claim_files import Evidence
 from bench.context import context, differing, flat, settings
-from bench.evidence import Finding, Point, Test, Verdict, cell_name, directed, phase_of, points, processes
+from bench.evidence import Finding, Point, Test, Verdict, cell_name, directed, processes
 from bench.records import Record
 
 UNITS = {"num_hidden_layers": "layer", "n_layer": "layer", "batch_size": "sequence", "size": "unit of size"}
@@ -32,13 +32,13 @@ class Spot:
 def growth(evidence: Evidence, state: str, group: Sequence[Record]) -> Iterator[Test | Finding]:
     """The slope over the axis, at the largest values of the other axes: there an effect shows."""
     assert evidence.over is not None
-    quantity, over = evidence.quantity, evidence.over
+    phase, over = evidence.phase, evidence.over
     spots = [
         spot
         for record in group
-        for point in points(record)
+        for point in record.cell.points
         if (spot := _spot(over, record, point, _twins(group))) is not None
-        and processes(record, quantity, state, point, stats.extra_seconds)
+        and processes(record, phase, state, point, stats.extra_seconds)
     ]
     lines: dict[str, list[Spot]] = {}
     for spot in spots:
@@ -49,11 +49,11 @@ def growth(evidence: Evidence, state: str, group: Sequence[Record]) -> Iterator[
         return
     line = max(grown, key=lambda line: (len({spot.level for spot in line}), _largest(line)))
     line = sorted({spot.level: spot for spot in line}.values(), key=lambda spot: spot.level)
-    values = [processes(spot.record, quantity, state, spot.point, stats.extra_seconds) for spot in line]
+    values = [processes(spot.record, phase, state, spot.point, stats.extra_seconds) for spot in line]
     levels = [spot.level for spot in line]
     found = stats.mean(stats.slopes(levels, values))
     # growth over the whole range that is less than the margin, as a part of the control's own step, does not matter
-    control = max(_control_seconds(spot, quantity) for spot in line)
+    control = max(_control_seconds(spot, phase) for spot in line)
     margin = evidence.margin * control / (levels[-1] - levels[0])
     axis = over.rpartition(".")[2]
     subject = f"{cell_name(line[-1].record, line[-1].point)}; {axis} {', '.join(f'{level:g}' for level in levels)}"
@@ -82,8 +82,8 @@ def _largest(line: Sequence[Spot]) -> tuple[float, ...]:
     return max((float(spot.record.cell.size or 0), *map(float, spot.point)) for spot in line)
 
 
-def _control_seconds(spot: Spot, quantity: str) -> float:
-    key = (phase_of(quantity), *spot.point)
+def _control_seconds(spot: Spot, phase: str) -> float:
+    key = (phase, *spot.point)
     return stats.seconds(
         [p.control_seconds for p in spot.record.pairs if (p.phase, p.batch_size, p.prompt_length) == key]
     )

@@ -17,8 +17,9 @@ import torch
 from bench.instruments.timing import Decode, Steps, clock_for, time_pairs
 from bench.models import load_model
 from bench.records import Pairs
+from bench.replicate import effort_of, random_tokens
 from bench.subject import prompt_of
-from bench.worker import effort_of, random_tokens, start
+from bench.worker import start
 
 
 class Slowed:

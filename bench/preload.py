@@ -11,6 +11,7 @@ import transformers.models.opt.modeling_opt
 import transformers.models.qwen3.modeling_qwen3
 
 import bench.metrics
+import bench.replicate
 import bench.worker
 import methods
 

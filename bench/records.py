@@ -58,6 +58,12 @@ class Cell:
     """The composed configuration, plain values only, without what does not change a figure (study, folders)."""
 
     @property
+    def points(self) -> list[tuple[int, int]]:
+        """(batch size, prompt length) of every workload point."""
+        work = self.config["workload"]
+        return [(batch, length) for batch in work["batch_sizes"] for length in work["prompt_lengths"]]
+
+    @property
     def id(self) -> str:
         """A readable slug plus ten hexadecimal digits that depend on the whole configuration, not on its key order."""
         canonical = json.dumps(self.config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

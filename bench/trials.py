@@ -82,13 +82,13 @@ def rates(trials: Trials, rule: Rule = SAME_MACHINE) -> list[Rates]:
         for number, run in enumerate(runs):
             before = trials.runs[index[id(run)] - 1]  # of the first, the last
             repeat = runs[(number + 1) % len(runs)]
-            sides = [_stopped(one.log_ratios[name], trials.config) for one, name in
-                     ((before, against), (run, arm), (repeat, arm))]  # fmt: skip
-            first = judge(sides[0], sides[1], rule)
-            last = confirmed(first, judge(sides[0], sides[2], rule))
+            baseline = _stopped(before.log_ratios[against], trials.config)
+            fresh, again = (_stopped(one.log_ratios[arm], trials.config) for one in (run, repeat))
+            first = judge(baseline, fresh, rule)
+            last = confirmed(first, judge(baseline, again, rule))
             found.setdefault(slowdown, []).append((first.verdict, last.verdict))
             margin = stats.margin_log(trials.config["precision"]["margin"])
-            same.setdefault(slowdown, []).append(stats.mean(sides[1]).p_within(margin) < ALPHA)
+            same.setdefault(slowdown, []).append(stats.mean(fresh).p_within(margin) < ALPHA)
     return [_count(trials.condition, slowdown, found[slowdown], same[slowdown]) for slowdown in sorted(found)]
 
 

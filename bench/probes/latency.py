@@ -1,6 +1,6 @@
 """Latency against the control, timed in turn in several processes; what is stored is raw, the figures are derived.
 
-The raw samples come from `bench.worker.measure_pairs`, one child a replicate; here stands what the columns mean.
+The raw samples come from `bench.replicate.measure_pairs`, one child a replicate; here stands what the columns mean.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _figures(phase: str, what: str) -> tuple[Figure, ...]:
 FIGURES = (
     *_figures("prefill", "one forward pass over the prompt that fills the cache"),
     *_figures("decode", "one token a sequence on top of the filled cache"),
-    Figure("processes", "n", Unit.COUNT, Better.NEITHER, "Replicate processes behind the intervals."),
+    Figure("processes", "n", Unit.COUNT, Better.NEITHER, "Replicate processes behind the intervals.", steady=False),
 )
 STAGES: frozenset[Stage] = frozenset()
 

@@ -16,8 +16,8 @@ FIGURES = (
     _bytes("train_gradients_bytes", "gradients", meaning="Of these: gradients alive at the peak."),
     _bytes("train_optimizer_state_bytes", "optimizer", meaning="Of these: optimiser state."),
     _bytes("train_other_bytes", "activations", meaning="Of these: activations and all else."),
-    _bytes("train_cuda_allocated_bytes", "cuda alloc", meaning="CUDA's own peak of allocated bytes."),
-    _bytes("train_cuda_reserved_bytes", "cuda reserved", meaning="CUDA's own peak of reserved bytes."),
+    _bytes("train_cuda_allocated_bytes", "cuda alloc", meaning="CUDA's own peak of allocated bytes.", steady=False),
+    _bytes("train_cuda_reserved_bytes", "cuda reserved", meaning="CUDA's own peak of reserved bytes.", steady=False),
 )
 STAGES = frozenset({Stage.TRAINING})
 

@@ -1,0 +1,96 @@
+"""What runs in a replicate process of a cell: the states of its method timed in turn with the control.
+
+Called in a fresh process by `bench.launch`; takes plain values and returns plain values.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bench.config import Sharing, Switch
+from bench.instruments.timing import PHASES, Effort, clock_for, time_pairs
+from bench.models import load_model
+from bench.plan import Plan
+from bench.records import AA, CONTROL, MERGED, UNMERGED, Pairs
+from bench.subject import prompt_of
+from bench.training import weight_tensors
+from bench.worker import CHECKPOINT, Report, start
+from methods import load
+from methods.anatomy import embedding_shape
+
+
+def measure_pairs(
+    config: Mapping[str, Any], staging: str, states: Sequence[str], process: int, report: Report
+) -> list[Pairs]:
+    """One replicate: every state and a second control against the control, both phases at every workload point."""
+    plan = start(config)
+    rng = random.Random(f"{plan.seed}-{process}")
+    base = load_model(plan.model, plan.torch_device, plan.seed)
+    arms = [CONTROL, *([AA] if plan.precision.second_control is Switch.on else []), *states]
+    share = must_share(plan, base, len(arms))
+    models = dict(_arms(base, arms, Path(staging) / CHECKPOINT, share, rng))
+    del base
+    effort = effort_of(plan)
+    tokens = random_tokens(plan, models[CONTROL])
+    found: list[Pairs] = []
+    with torch.no_grad():  # as `generate` runs
+        for batch, length in plan.points():
+            prompt = prompt_of(tokens, batch, length).to(plan.torch_device)
+            for phase in plan.workload.phases:
+                report(phase)
+                steps = {arm: PHASES[phase](model, prompt) for arm, model in models.items()}
+                timed = time_pairs(steps.pop(CONTROL), steps, effort, clock_for(plan.torch_device), rng)
+                for arm, blocks in timed.items():
+                    found.append(Pairs(process, str(phase), arm, batch, length, **vars(blocks), shared_weights=share))
+    return found
+
+
+def effort_of(plan: Plan) -> Effort:
+    """How much one process times."""
+    precision = plan.precision
+    return Effort(precision.pairs, precision.warmup_steps, precision.discarded_steps, precision.block_seconds)
+
+
+def random_tokens(plan: Plan, model: PreTrainedModel) -> Tensor:
+    """Token ids [4096] for prompts: latency does not depend on which."""
+    vocabulary = embedding_shape(model)[0]
+    return torch.randint(vocabulary, (4096,), generator=torch.Generator().manual_seed(plan.seed))
+
+
+def _arms(
+    base: PreTrainedModel, arms: Sequence[str], checkpoint: Path, share: bool, rng: random.Random
+) -> Iterator[tuple[str, PreTrainedModel]]:
+    """The arms' models, built in random order: where in memory an arm lies must not depend on which arm it is."""
+    for arm in rng.sample(arms, len(arms)):
+        memo = {id(tensor): tensor for tensor in weight_tensors(base)} if share else {}
+        model = copy.deepcopy(base, memo)
+        if arm in (UNMERGED, MERGED):
+            attached = load(model, checkpoint)
+            if arm == MERGED:
+                attached.merge()
+        yield arm, model.eval()
+
+
+def must_share(plan: Plan, model: PreTrainedModel, arms: int) -> bool:
+    """Whether the arms share storage, because they are told to or because that many copies do not fit."""
+    if plan.device.sharing is not Sharing.auto:
+        return plan.device.sharing is Sharing.share
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weight_tensors(model))
+    return size * (arms + 1) > 0.8 * _free_bytes(plan.torch_device)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    for line in Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else ():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 1 << 62  # unknown: copies are the rule
