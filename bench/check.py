@@ -11,8 +11,8 @@ from bench.context import differing, flat
 from bench.records import Reading, Record, Status
 from bench.regression import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 
-UNLIKE = ("precision",)
-"""Parts of a configuration in which a run may differ from its baseline."""
+FREE = ("precision.", "workload.phases")
+"""Keys in which a run may differ from its baseline: how much was measured, which changes no figure."""
 SHAPES = ("model.settings.", "method.")
 """Keys that a run may not have and its baseline lack: a shape, or a setting, that was added."""
 RANKS = "rank_"
@@ -76,7 +76,7 @@ def unlike(kept: Kept, now: Kept) -> list[str]:
 
 
 def _like(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat(config).items() if key.split(".")[0] not in UNLIKE}
+    return {key: value for key, value in flat(config).items() if not key.startswith(FREE)}
 
 
 def _minor(version: str | None) -> str | None:

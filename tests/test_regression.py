@@ -244,7 +244,9 @@ def test_partner_is_the_latest_that_is_comparable() -> None:
     """Never the baseline's own record, which would always pass; measured with more or fewer pairs it is still it."""
     kept = keep(record())
     closer = make_cell()
-    closer = dataclasses.replace(closer, config={**closer.config, "precision": {"name": "strict", "processes": 8}})
+    work = {**closer.config["workload"], "phases": ["prefill", "decode"]}
+    more = {"precision": {"name": "strict", "processes": 8}, "workload": work}
+    closer = dataclasses.replace(closer, config={**closer.config, **more})
     old, new = record(started=LATER), record(0.2, cell=closer, started=LATER.replace("2026", "2027"))
     assert partner(kept, [record(), old, new]) is new
     assert partner(kept, [record(), old]) is old
