@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, anatomy_of
 from methods.checkpoint import FORMAT
-from methods.errors import MethodError
+from methods.errors import MethodError, Unsupported
 
 OCCUPANT = "_peft_verdict_method"
 """Attribute of a model that names the method inside it."""
@@ -119,7 +119,13 @@ class Attached(ABC):
 
     method: Method
     model: PreTrainedModel
+    """What is called: the model that `Method.attach` was given, or what a method wraps around it."""
     state: State = State.ATTACHED
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The model that `Method.attach` was given."""
+        return self.model
 
     @abstractmethod
     def trained(self) -> dict[str, nn.Parameter]:
@@ -151,7 +157,8 @@ class Attached(ABC):
         """Folds the method into the base weights and removes it from the module tree.
 
         Raises:
-            MethodError: the method can't be merged, or is no longer in the model.
+            Unsupported: the method has no merged form on this model.
+            MethodError: the method is no longer in the model.
         """
         self._leave(State.MERGED, self._merge)
 
@@ -165,7 +172,7 @@ class Attached(ABC):
 
     def _merge(self) -> None:
         """`merge`, for a method that can, while it is in the model."""
-        raise MethodError(f"{self.method.name} has no merged form")
+        raise Unsupported("nothing that could be merged into the base weights")
 
     @abstractmethod
     def _detach(self) -> None:
@@ -176,8 +183,8 @@ class Attached(ABC):
             raise MethodError(f"{self.method.name} is {self.state.value} already; load the base anew to go on from it")
         leave()
         self.state = state
-        if hasattr(self.model, OCCUPANT):
-            delattr(self.model, OCCUPANT)
+        if hasattr(self.base, OCCUPANT):
+            delattr(self.base, OCCUPANT)
 
     def save(self, path: Path) -> Path:
         """Writes the shipped tensors and the settings into one safetensors file and returns its path."""
@@ -186,7 +193,7 @@ class Attached(ABC):
             "format": FORMAT,
             "method": self.method.name,
             "settings": json.dumps(dataclasses.asdict(self.method), sort_keys=True),
-            "base": json.dumps(base_of(self.model), sort_keys=True),
+            "base": json.dumps(base_of(self.base), sort_keys=True),
         }
         save_file(tensors, path, metadata=metadata)
         return path
