@@ -7,14 +7,16 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from bench import stats
+from bench.config import RIVAL_KEY
 from bench.findings import Findings
 from bench.launch import Launcher, Outcome
 from bench.machine import commit, machine, versions
-from bench.records import AA, Cell, Pairs, Record, Status
+from bench.records import AA, RIVAL, UNMERGED, Cell, Pairs, Record, Status
 
 Listen = Callable[[str], object]
 
@@ -40,6 +42,8 @@ class Children:
         with tempfile.TemporaryDirectory(prefix="peft-verdict-") as staging:
             outcome = self._call("bench.worker:measure_figures", cell.config, staging, listen=listen)
             findings = outcome.value if outcome.status is Status.OK else Findings()
+            if outcome.status is Status.OK and cell.rival is not None:
+                outcome = self._rival(cell, staging, findings, listen)
             if outcome.status is Status.OK:
                 arguments = (cell.config, staging, findings.states)
                 outcome = self.replicate("bench.replicate:measure_pairs", cell.config, arguments, pairs, listen)
@@ -55,7 +59,7 @@ class Children:
             notes=tuple(findings.notes),
             facts={**findings.facts, **({"detail": outcome.detail} if outcome.detail else {})},
             machine={**machine(), **findings.machine},
-            versions=versions(),
+            versions=versions(cell.implementation),
             commit=commit(),
             started=started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - clock, 3),
@@ -83,6 +87,23 @@ class Children:
                 return outcome
             pairs.extend(outcome.value)
         raise AssertionError("the count has no end")
+
+    def _rival(self, cell: Cell, staging: str, findings: Findings, listen: Listen) -> Outcome:
+        """The rival's figures, from a child of its own; they join the cell's as those of one more state."""
+        config = {**cell.config, "method": cell.config[RIVAL_KEY]}
+        folder = Path(staging) / RIVAL
+        folder.mkdir()
+        outcome = self._call("bench.worker:measure_figures", config, str(folder), listen=listen)
+        if outcome.status is not Status.OK:
+            assert cell.rival is not None
+            return replace(outcome, reason=f"{cell.rival.name}: {outcome.reason}")
+        for found in outcome.value.readings:
+            if found.state == UNMERGED:
+                findings.readings.append(replace(found, state=RIVAL))
+        findings.notes += outcome.value.notes
+        findings.facts["rival"] = {"training": outcome.value.facts["training"]}
+        findings.states.append(RIVAL)
+        return outcome
 
     def _call(self, function: str, *arguments: Any, listen: Listen, start: str = "forkserver") -> Outcome:
         limit = self.limit_seconds
@@ -115,7 +136,7 @@ def skipped(cell: Cell, study: str, reason: str) -> Record:
         reason=reason,
         cell=cell,
         machine=machine(),
-        versions=versions(),
+        versions=versions(cell.implementation),
         commit=commit(),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

@@ -22,9 +22,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.config import Device, Precision, Runtime, Workload
 from bench.errors import UsageError
-from bench.groups import method_keys, options
+from bench.groups import method_settings, options
 from bench.probes import figures
-from bench.records import MERGED, STRICT, UNMERGED
+from bench.records import MERGED, OURS, STRICT, UNMERGED
 from bench.sources import DataConfig, ModelConfig
 from bench.stats import margin_log
 
@@ -72,6 +72,8 @@ class Selector:
 
     method: tuple[str, ...]
     state: str = UNMERGED
+    implementation: str = OURS
+    """Whose code; ``peft`` for what that library runs, where ``method`` is the type in small letters."""
     where: Mapping[str, Any] = field(default_factory=dict)
     """Values that dotted keys of the configuration must have."""
 
@@ -221,7 +223,7 @@ def _problems(claim: Claim) -> Iterator[tuple[str, str]]:
 
 def _selector_problems(key: str, selector: Selector) -> Iterator[tuple[str, str]]:
     for name in selector.method:
-        if name not in options("method"):
+        if selector.implementation == OURS and name not in options("method"):
             yield f"{key}.method", f"there is no method '{name}'; there are {', '.join(options('method'))}"
     if not selector.method:
         yield f"{key}.method", "name a method"
@@ -240,7 +242,7 @@ def is_key(path: str) -> bool:
     """Whether a dotted key is one of a cell's configuration."""
     group, _, rest = path.partition(".")
     if group == "method":
-        return any(rest.split(".")[0] in method_keys(name) for name in options("method"))
+        return any(rest.split(".")[0] in (method_settings(name) or ()) for name in options("method"))
     if group in SCHEMAS:
         return rest.split(".")[0] in {item.name for item in dataclasses.fields(SCHEMAS[group])}
     return path == "seed"

@@ -24,14 +24,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config import Config, Sweep, Switch
+from bench.config import RIVAL_KEY, Config, Sweep, Switch
 from bench.errors import UsageError
-from bench.groups import default, method_keys, options
+from bench.groups import default, method_settings, options, outside_methods
 
 GROUPS = ("method", "model", "data", "workload", "runtime", "device", "precision", "study")
 UNSWEPT = ("study", "results_dir", "profile", "time_limit")
 """Keys that belong to a command, not to a cell."""
 DEFAULT_STUDY = "default"
+OUTSIDE_LEARNING_RATE = 1e-3
+"""What a method of another package trains with, unless told otherwise."""
 
 
 def compose_run(arguments: Sequence[str]) -> Sweep:
@@ -44,7 +46,7 @@ def compose_run(arguments: Sequence[str]) -> Sweep:
         for override in _parse(arguments):
             if override.is_sweep_override():
                 raise UsageError(f"{override.input_line}: 'run' takes one cell; use 'multirun' for several")
-        return _sweep([list(arguments)], [])
+        return _sweep(*_applicable([list(arguments)]))
 
 
 def compose_multirun(arguments: Sequence[str]) -> Sweep:
@@ -55,7 +57,7 @@ def compose_multirun(arguments: Sequence[str]) -> Sweep:
     """
     with _hydra():
         parsed = _parse(arguments)
-        given = {override.key_or_group: override for override in parsed}
+        given = {override.get_key_element().lstrip("+~"): override for override in parsed}
         extra = [] if "study" in given else [f"study={DEFAULT_STUDY}"]
         study = DEFAULT_STUDY if extra else _value(given["study"])
         jobs = []
@@ -68,7 +70,10 @@ def compose_multirun(arguments: Sequence[str]) -> Sweep:
 @contextmanager
 def _hydra() -> Iterator[None]:
     """Hydra on ``conf/``, with whatever it has to say about the input in one line."""
-    ConfigStore.instance().store(name="schema", node=Config)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name, target in outside_methods().items():
+        store.store(group="method", name=name, node={"_target_": target, "learning_rate": OUTSIDE_LEARNING_RATE})
     try:
         with initialize_config_module("conf", version_base="1.3"):
             yield
@@ -126,30 +131,62 @@ def _grids(study: str) -> list[dict[str, str]]:
 
 
 def _applicable(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str]]:
-    """Drops ``method.*`` settings that this job's method lacks and another method of the sweep has.
+    """Each job with the settings that its own method has.
 
-    Crossing everything with everything would otherwise make ``method=lora,adapter method.rank=4,16`` an error.
+    ``NAME.setting`` speaks of the method NAME alone. ``method.setting`` is dropped where this job's method lacks it and
+    another method of the sweep has it: crossing everything with everything would otherwise make
+    ``method=lora,adapter method.rank=4,16`` an error.
     """
-    named = [_method_of(job) for job in jobs]
+    named = [_method_of(job, "method") or default("method") for job in jobs]
     kept: list[list[str]] = []
     notes: dict[str, None] = {}
     for name, job in zip(named, jobs, strict=True):
         own = []
         for argument in job:
-            key = argument.split("=", 1)[0].lstrip("+~")
-            setting = key.removeprefix("method.").split(".")[0]
-            elsewhere = any(setting in method_keys(other) for other in named)
-            if key.startswith("method.") and setting not in method_keys(name) and elsewhere:
-                notes[f"{key} does not apply to {name}: its cells are run once"] = None
-            else:
-                own.append(argument)
+            sign, key, rest = _split(argument)
+            first, _, setting = key.partition(".")
+            if setting and first in options("method"):
+                if first not in named:
+                    raise UsageError(f"{argument}: no cell has the method {first}; add it to method=")
+                if first != name:
+                    continue
+                key = f"method.{setting}"
+            elif first == "method" and not _has(name, setting) and any(_has(other, setting) for other in named):
+                notes[f"{argument} does not apply to {name}: its cells are run once"] = None
+                continue
+            rival = first == RIVAL_KEY and _method_of(job, f"method@{RIVAL_KEY}")
+            own.append(f"{_sign(sign, rival or name, key)}{key}{rest}")
         kept.append(own)
     return kept, list(notes)
 
 
-def _method_of(job: Sequence[str]) -> str:
-    names = [_value(_parse_one(argument)) for argument in job if argument.startswith("method=")]
-    return names[-1] or "" if names else default("method")
+def _split(argument: str) -> tuple[str, str, str]:
+    """Signs, key, and the rest from the equals sign on."""
+    bare = argument.lstrip("+~")
+    key, equals, value = bare.partition("=")
+    return argument[: len(argument) - len(bare)], key, equals + value
+
+
+def _has(name: str, setting: str) -> bool:
+    """Whether the method ``name`` may have the setting: a class of another package is asked later."""
+    settings = method_settings(name)
+    return setting == "" or settings is None or setting.partition(".")[0] in settings
+
+
+def _sign(sign: str, name: str, key: str) -> str:
+    """The sign with which Hydra takes a key: one that no file names yet is added, where a method has room for it."""
+    first, _, setting = key.partition(".")
+    if sign or first not in ("method", RIVAL_KEY) or not setting:
+        return sign
+    settings = method_settings(name)
+    room = settings is None or isinstance(settings.get(setting.partition(".")[0]), dict)
+    return "++" if room else ""
+
+
+def _method_of(job: Sequence[str], group: str) -> str:
+    """The method that a job chooses for ``method`` or ``method@rival``; empty where it chooses none."""
+    names = [_value(_parse_one(argument)) for argument in job if argument.startswith(f"{group}=")]
+    return (names[-1] or "") if names else ""
 
 
 def _sweep(jobs: Sequence[Sequence[str]], notes: Iterable[str]) -> Sweep:
@@ -161,7 +198,8 @@ def _sweep(jobs: Sequence[Sequence[str]], notes: Iterable[str]) -> Sweep:
     cells = []
     for config in configs:
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))
-        cells.append({key: value for key, value in plain.items() if key not in UNSWEPT})
+        absent = (*UNSWEPT, *(() if plain[RIVAL_KEY] else (RIVAL_KEY,)))
+        cells.append({key: value for key, value in plain.items() if key not in absent})
     return Sweep(
         study=first.study.name,
         title=first.study.title,

@@ -13,6 +13,9 @@ from bench.sources import DataConfig, ModelConfig
 HARNESS_KEYS = ("_target_", "learning_rate")
 """Keys of a method's YAML that are not settings of the method."""
 
+RIVAL_KEY = "rival"
+"""Where a cell's configuration has a second method, composed from the same files: ``method@rival=NAME``."""
+
 
 class Switch(StrEnum):
     """off or on."""
@@ -129,6 +132,8 @@ class Config:
     """One cell and where its record goes."""
 
     method: dict[str, Any] = MISSING
+    rival: dict[str, Any] | None = None
+    """Another method to measure beside the first, in the same processes."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     workload: Workload = field(default_factory=Workload)

@@ -7,11 +7,11 @@ from typing import Any
 
 from bench.records import Record
 
-FREE = ("method", "precision", "seed")
+FREE = ("method", "rival", "precision", "seed")
 """Parts of a cell's configuration that may differ within one comparison."""
 POINTS = ("workload.batch_sizes", "workload.prompt_lengths", "workload.phases")
 """Lists whose entries are rows of their own."""
-UNTOLD = ("method._target_",)
+UNTOLD = ("method._target_", "rival._target_")
 
 
 def context(record: Record) -> dict[str, Any]:

@@ -108,9 +108,8 @@ class Test:
 def selects(selector: Selector, record: Record) -> bool:
     """Whether a record is of the cells meant."""
     known = flat(record.cell.config)
-    return record.cell.method in selector.method and all(
-        known.get(key) == value for key, value in selector.where.items()
-    )
+    named = record.cell.method in selector.method and record.cell.implementation == selector.implementation
+    return named and all(known.get(key) == value for key, value in selector.where.items())
 
 
 def unfair(one: Record, other: Record) -> list[str]:
@@ -126,7 +125,7 @@ def cell_name(record: Record, point: Point | None = None) -> str:
     layers = record.facts.get("model", {}).get("layers")
     deep = "" if layers is None else f", {layers} layers"
     where = "" if point is None else f", {point[0]} × {point[1]}"
-    return f"{record.cell.method}{size}{deep}{where}"
+    return f"{record.cell.name}{size}{deep}{where}"
 
 
 def processes(record: Record, phase: str, state: str, point: Point, statistic: Callable[[Pairs], float]) -> list[float]:

@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from bench import stats
+from bench.config import RIVAL_KEY
 from bench.figures import WHOLE, Scope
 from bench.probes import figures
-from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Record, Status
+from bench.records import CONTROL, MERGED, RIVAL, UNMERGED, Pairs, Record, Status
 
 IDENTITY = (
     "cell", "study", "method", "implementation", "size", "model", "layers", "hidden_size",
@@ -72,7 +73,7 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
 
 def states(record: Record) -> list[str]:
     """States that get a row: those with a figure, and for a cell without any figure the one that was wanted."""
-    seen = [state for state in (CONTROL, UNMERGED, MERGED) if any(r.state == state for r in record.readings)]
+    seen = [state for state in (CONTROL, UNMERGED, MERGED, RIVAL) if any(r.state == state for r in record.readings)]
     absent = {missing.state for missing in record.missing if missing.figure == "*"}
     return [state for state in seen if state not in absent] or [UNMERGED]
 
@@ -81,13 +82,15 @@ def _identity(record: Record, state: str) -> dict[str, Any]:
     config, cell = record.cell.config, record.cell
     shape = record.facts.get("model", {})
     control = state == CONTROL
+    own = cell.rival if state == RIVAL and cell.rival is not None else cell
+    settings = config[RIVAL_KEY if own is cell.rival else "method"]
     work = config["workload"]
     return {
         "cell": record.cell_id,
         "study": record.study,
-        "method": CONTROL if control else cell.method,
-        "implementation": cell.implementation,
-        "size": None if control else cell.size,
+        "method": CONTROL if control else own.method,
+        "implementation": own.implementation,
+        "size": None if control else own.size,
         "model": cell.model,
         "layers": shape.get("layers"),
         "hidden_size": shape.get("hidden_size"),
@@ -101,8 +104,8 @@ def _identity(record: Record, state: str) -> dict[str, Any]:
         "train_batch_size": work["train_batch_size"],
         "train_length": work["train_length"],
         "train_tokens": work["train_batch_size"] * work["train_length"] * work["train_steps"],
-        "learning_rate": None if control else config["method"]["learning_rate"],
-        "settings": None if control else _settings(config["method"]),
+        "learning_rate": None if control else settings["learning_rate"],
+        "settings": None if control else _settings(settings),
         "torch": record.versions.get("torch"),
         "transformers": record.versions.get("transformers"),
         "machine": record.machine.get("processor"),

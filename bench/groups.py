@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from importlib import resources
+from importlib import metadata, resources
+from typing import Any
 
 import yaml
+
+ENTRY_POINTS = "peft_verdict.methods"
+"""The group of entry points by which an installed package brings its methods, as ``name = package.module:Class``."""
 
 
 @cache
 def options(group: str) -> tuple[str, ...]:
-    """The names that ``group=`` takes: the files of the folder."""
+    """The names that ``group=`` takes: the files of the folder, and of methods those that other packages bring."""
     folder = resources.files("conf") / group
-    return tuple(sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")))
+    files = {file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")}
+    return tuple(sorted(files | (set(outside_methods()) if group == "method" else set())))
+
+
+@cache
+def outside_methods() -> Mapping[str, str]:
+    """Methods of other packages: name and ``package.module.Class``. A name that is ours stays ours."""
+    folder = resources.files("conf") / "method"
+    found = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
+    return {name: value.replace(":", ".") for name, value in found.items() if not (folder / f"{name}.yaml").is_file()}
 
 
 @cache
@@ -23,7 +37,9 @@ def default(group: str) -> str:
 
 
 @cache
-def method_keys(name: str) -> tuple[str, ...]:
-    """The keys of ``conf/method/NAME.yaml``."""
+def method_settings(name: str) -> Mapping[str, Any] | None:
+    """``conf/method/NAME.yaml``; None for a method of another package, whose class alone knows its settings."""
+    if name in outside_methods():
+        return None
     text = (resources.files("conf") / "method" / f"{name}.yaml").read_text()
-    return tuple(yaml.safe_load(text))
+    return dict(yaml.safe_load(text))

@@ -171,8 +171,10 @@ def _run(function: str, arguments: Sequence[Any]) -> Outcome:
         module, _, name = function.partition(":")
         return Outcome(Status.OK, value=getattr(importlib.import_module(module), name)(*arguments))
     except Exception as error:  # every failure of a cell is a record; the traceback is kept in it
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return Outcome(_status_of(error), reason=reason, detail=traceback.format_exc())
+        status = _status_of(error)
+        kind = "" if status is Status.SKIPPED else f"{type(error).__name__}: "  # a refusal is made to be read as it is
+        reason = " ".join(f"{kind}{error}".split())[:300]
+        return Outcome(status, reason=reason, detail=traceback.format_exc())
 
 
 def _status_of(error: Exception) -> Status:

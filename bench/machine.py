@@ -19,6 +19,7 @@ PACKAGES = (
     "bitsandbytes",
     "safetensors",
     "evaluate",
+    "peft",
 )
 
 
@@ -35,10 +36,10 @@ def machine() -> dict[str, Any]:
 
 
 @cache
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that figures depend on."""
+def versions(implementation: str | None = None) -> dict[str, str]:
+    """Versions of Python and of the packages that figures depend on, that of ``implementation`` among them."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *([implementation] if implementation not in (None, *PACKAGES) else [])):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

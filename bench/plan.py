@@ -12,18 +12,17 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config import HARNESS_KEYS, Device, DeviceType, Precision, Runtime, Workload
+from bench.config import HARNESS_KEYS, RIVAL_KEY, Device, DeviceType, Precision, Runtime, Workload
 from bench.errors import UsageError
 from bench.findings import Resolved
 from bench.instruments.timing import MOST_STEPS
 from bench.models import ModelError, skeleton
-from bench.records import Cell
+from bench.records import Cell, Rival
 from bench.sources import DataConfig, ModelConfig
 from bench.stats import margin_log
 from methods import Method, MethodError, Unsupported
-from methods.anatomy import Anatomy
+from methods.anatomy import sizes_of
 
-IMPLEMENTATION = "peft-verdict"
 MOST_THREADS = 1024
 MOST_PROCESSES = 12
 """Where so many do not make an interval narrow, more of the same hardly will; what is then unclear is said to be."""
@@ -37,6 +36,7 @@ class Plan:
 
     method: Method
     learning_rate: float
+    rival: Method | None
     model: ModelConfig
     data: DataConfig
     workload: Workload
@@ -64,6 +64,7 @@ def read_plan(config: Mapping[str, Any]) -> Plan:
     return Plan(
         method=method,
         learning_rate=rate,
+        rival=_build_method(config[RIVAL_KEY])[0] if RIVAL_KEY in config else None,
         model=_typed(ModelConfig, config["model"], "model"),
         data=_typed(DataConfig, config["data"], "data"),
         workload=_typed(Workload, config["workload"], "workload"),
@@ -87,28 +88,37 @@ def resolve(config: Mapping[str, Any]) -> Resolved:
     cell = _identity(config, plan)
     try:
         model = skeleton(plan.model)
-        anatomy = plan.method.check(model)
-        _check_positions(plan, anatomy)
+        for method in (plan.method, *([plan.rival] if plan.rival is not None else [])):
+            method.check(model)
+            _check_positions(plan, method, sizes_of(model).max_positions)
     except Unsupported as reason:
         return Resolved(cell, skip=str(reason))
     except (ModelError, MethodError) as error:
-        raise UsageError(f"{plan.model.label}, {plan.method.name}: {error}") from error
+        raise UsageError(f"{plan.model.label}, {plan.method.title}: {error}") from error
     return Resolved(cell, skip=None)
 
 
 def _identity(config: Mapping[str, Any], plan: Plan) -> Cell:
     # defaults are spelt out, so that a setting given at its default value does not make another cell
+    methods = {"method": plan.method} | ({} if plan.rival is None else {RIVAL_KEY: plan.rival})
     full = {
-        "method": {**{key: config["method"][key] for key in HARNESS_KEYS}, **_plain(asdict(plan.method))},
-        **{key: value for key, value in config.items() if key != "method"},
+        **{name: _spelt_out(config[name], method) for name, method in methods.items()},
+        **{key: value for key, value in config.items() if key not in methods},
     }
     return Cell(
-        method=plan.method.name,
-        implementation=IMPLEMENTATION,
+        method=plan.method.title,
+        implementation=plan.method.implementation,
         size=plan.method.size,
         model=plan.model.label,
         config=full,
+        rival=None
+        if plan.rival is None
+        else Rival(method=plan.rival.title, implementation=plan.rival.implementation, size=plan.rival.size),
     )
+
+
+def _spelt_out(given: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    return {**{key: given[key] for key in HARNESS_KEYS}, **_plain(asdict(method))}
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +131,8 @@ def _build_method(config: Mapping[str, Any]) -> tuple[Method, float]:
         kind = get_class(config["_target_"])
     except Exception as error:  # Hydra raises whatever the import raised
         raise UsageError(f"method._target_: {' '.join(str(error).split())}") from error
+    if not issubclass(kind, Method):
+        raise UsageError(f"method._target_: {config['_target_']} is no methods.Method; see 'Compare your own method'")
     settings = {key: value for key, value in config.items() if key not in HARNESS_KEYS}
     try:
         method = _merge(OmegaConf.structured(kind, flags={"readonly": False}), settings)
@@ -199,11 +211,10 @@ def _check_device(plan: Plan) -> None:
         raise UsageError("device=cuda: torch sees no CUDA device on this machine; use device=cpu")
 
 
-def _check_positions(plan: Plan, anatomy: Anatomy) -> None:
+def _check_positions(plan: Plan, method: Method, room: int | None) -> None:
     """Refuses sequences longer than the model's positions, and skips a method whose virtual tokens make them so."""
-    if anatomy.max_positions is None:
+    if room is None:
         return
-    room = anatomy.max_positions
     # a decode block grows the cache beyond the prompt
     lengths = {
         "workload.train_length": plan.workload.train_length,
@@ -214,8 +225,8 @@ def _check_positions(plan: Plan, anatomy: Anatomy) -> None:
             raise UsageError(
                 f"{key}: {length} positions are needed and {plan.model.label} has {room}; use a shorter one"
             )
-        if length + plan.method.virtual_tokens > room:
+        if length + method.virtual_tokens > room:
             raise Unsupported(
-                f"{plan.method.virtual_tokens} virtual tokens and {length} others do not fit the {room} positions "
+                f"{method.virtual_tokens} virtual tokens and {length} others do not fit the {room} positions "
                 f"of {plan.model.label}"
             )

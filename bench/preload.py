@@ -19,7 +19,8 @@ methods.available()
 # Half of what a child of a quantised cell would take to start. This process shares our terminal: on a processor with
 # AVX512-BF16 the library would warn there of a kernel that it can't fetch, and that is not used here.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-with contextlib.suppress(ImportError):
-    importlib.import_module("bitsandbytes")
+for library in ("bitsandbytes", "peft"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(library)
 
 __all__ = ["bench", "transformers"]

@@ -22,8 +22,8 @@ def trace(config: Mapping[str, Any], folder: str, report: Report) -> list[str]:
     """Writes ``FOLDER/train.*.pt.trace.json`` and ``decode.*``, where TensorBoard's profiler plugin finds them."""
     plan = start(config)
     corpus = load_text(plan)
-    model = load_model(plan.model, plan.torch_device, plan.seed)
-    attached = plan.method.attach(model)
+    attached = plan.method.attach(load_model(plan.model, plan.torch_device, plan.seed))
+    model = attached.model
     trainer = Trainer(plan, attached, corpus.train.to(plan.torch_device))
     report("tracing a training step")
     model.train()

@@ -17,11 +17,19 @@ from typing import Any, ClassVar
 
 SCHEMA_VERSION = 1
 
+OURS = "peft-verdict"
+"""The implementation of a method that is this project's own."""
+
 CONTROL = "control"
 UNMERGED = "unmerged"
 MERGED = "merged"
+RIVAL = "rival"
 AA = "aa"
-"""The four arms. The first three are states that a table shows; ``aa`` is a second control, timed against the first."""
+"""The arms. All but the last are states that a table shows: the untouched base, the method beside the base weights and
+folded into them, and another method beside it in the same process. ``aa`` is a second control, timed like an arm."""
+
+TRAIN = "train"
+"""The phase in which training steps of a cell's method are timed against its rival's."""
 
 LONGEST_SLUG = 80
 """Characters of a cell's id before its digits: a model may be called by a long path, a file may not."""
@@ -41,21 +49,49 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
+class Rival:
+    """The method beside which a cell's own is measured."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    method: str
+    implementation: str
+    size: int | None
+
+    @property
+    def name(self) -> str:
+        """See `Cell.name`."""
+        return name_of(self.method, self.implementation)
+
+
+def name_of(method: str, implementation: str) -> str:
+    """A method in words, with whose it is where it is not ours."""
+    return method if implementation == OURS else f"{method} ({implementation})"
+
+
+@dataclass(frozen=True)
 class Cell:
     """One point of a sweep: everything that its figures depend on, resolved."""
 
     __pydantic_config__: ClassVar = STRICT
 
     method: str
-    """Name of the method, as in ``conf/method``."""
+    """Name of the method, as in ``conf/method``; of one of peft's, its type in small letters."""
     implementation: str
-    """Whose code the method is: ``peft-verdict`` for ours."""
+    """Whose code the method is: `OURS`, ``peft``, or the package that brings it."""
     size: int | None
     """Rank, bottleneck or number of virtual tokens; None for a method without one."""
     model: str
     """Name of the base model, as in ``conf/model``; of a checkpoint its hub id or folder."""
     config: Mapping[str, Any]
     """The composed configuration, plain values only, without what does not change a figure (study, folders)."""
+    rival: Rival | None = None
+    """Measured beside the method, in the same processes."""
+
+    @property
+    def name(self) -> str:
+        """The method in words."""
+        return name_of(self.method, self.implementation)
 
     @property
     def points(self) -> list[tuple[int, int]]:
@@ -68,7 +104,8 @@ class Cell:
         """A readable slug plus ten hexadecimal digits that depend on the whole configuration, not on its key order."""
         canonical = json.dumps(self.config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
-        words = [self.model, self.method] + ([] if self.size is None else [str(self.size)])
+        whose = [] if self.implementation == OURS else [self.implementation]
+        words = [self.model, *whose, self.method] + ([] if self.size is None else [str(self.size)])
         slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(words).lower()).strip("-.")
         return f"{slug[:LONGEST_SLUG]}-{digest}"
 
@@ -108,16 +145,17 @@ class Pairs:
     process: int
     """Which replicate process (0, 1, ...)."""
     phase: str
-    """``prefill`` or ``decode``."""
+    """``prefill``, ``decode`` or ``train``."""
     arm: str
-    """``unmerged``, ``merged`` or ``aa``."""
+    """``unmerged``, ``merged``, ``rival`` or ``aa``."""
     batch_size: int
     prompt_length: int
+    """Tokens of a sequence; in ``train``, as ``batch_size``, those of a training step."""
     steps_per_block: int
     discarded_steps: int
     """Steps thrown away before each block."""
     control_seconds: tuple[float, ...]
-    """Seconds per step of the control's block of each pair."""
+    """Seconds per step of the control's block of each pair; in ``train`` of the rival's."""
     arm_seconds: tuple[float, ...]
     """Seconds per step of the arm's block of each pair."""
     control_first: tuple[bool, ...]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -14,18 +15,18 @@ from rich.text import Text
 from bench.errors import UsageError
 from bench.frame import export
 from bench.records import Record
+from bench.rivals import rival_grids
 from bench.tables import CORE, EXTRA, KEYS, Grid, grids
 from bench.trials import Trials, rates
 
 BEST = "*"
 """Marks the best values on a terminal; elsewhere they are bold."""
-BEST_MEANS = "best; of a ratio, all that the interval can't tell from the best"
 FORMATS = ("text", "md", "csv", "latex", "parquet")
 
 
 def print_table(records: Sequence[Record], console: Console) -> None:
     """The comparison, as wide as the console."""
-    for grid in grids(records, (*CORE, *EXTRA)):
+    for grid in [*grids(records, (*CORE, *EXTRA)), *rival_grids(records)]:
         shown = _fitting(grid, console.width)
         # the title stands outside, so that it is not folded to the table's width
         console.print(grid.title, style="bold", markup=False)
@@ -33,7 +34,9 @@ def print_table(records: Sequence[Record], console: Console) -> None:
         for index in shown:
             left = grid.headers[index][0] in ("method", "state")
             header = "\n".join(_stacked(grid.headers[index]))
-            table.add_column(header, justify="left" if left else "right", no_wrap=True, vertical="bottom")
+            # names may be long, and are folded before a figure is cut
+            plain: dict[str, Any] = {"justify": "left" if left else "right", "vertical": "bottom"}
+            table.add_column(header, no_wrap=index > 0, overflow="fold", min_width=0 if index else 12, **plain)
         for number, row in enumerate(grid.rows):
             table.add_row(*(_styled(row[i], (number, i) in grid.best) for i in shown))
         console.print(table)
@@ -54,12 +57,12 @@ def render(records: Sequence[Record], format: str) -> bytes:
         return bytes(export(records).to_parquet(None, index=False))
     if format not in ("md", "latex"):
         raise UsageError(f"--format {format}: there are {', '.join(FORMATS)}")
-    parts = [(_markdown if format == "md" else _latex)(grid) for grid in grids(records, CORE)]
+    parts = [(_markdown if format == "md" else _latex)(grid) for grid in (*grids(records, CORE), *rival_grids(records))]
     return "\n".join(parts).encode()
 
 
 def _notes(grid: Grid, mark: str) -> list[str]:
-    return [*grid.footnotes, *([f"{mark} {BEST_MEANS}"] if grid.best else [])]
+    return [*grid.footnotes, *([f"{mark} {grid.mark_means}"] if grid.best else [])]
 
 
 def _fitting(grid: Grid, width: int) -> list[int]:

@@ -19,11 +19,10 @@ from bench.config import Sharing, Switch
 from bench.instruments.timing import PHASES, Effort, clock_for, time_pairs
 from bench.models import load_model
 from bench.plan import Plan
-from bench.records import AA, CONTROL, MERGED, UNMERGED, Pairs
+from bench.records import AA, CONTROL, MERGED, RIVAL, TRAIN, UNMERGED, Pairs
 from bench.subject import prompt_of
-from bench.training import weight_tensors
+from bench.training import Trainer, weight_tensors
 from bench.worker import CHECKPOINT, Report, start
-from methods import load
 from methods.anatomy import embedding_shape
 
 
@@ -36,11 +35,14 @@ def measure_pairs(
     base = load_model(plan.model, plan.torch_device, plan.seed)
     arms = [CONTROL, *([AA] if plan.precision.second_control is Switch.on else []), *states]
     share = must_share(plan, base, len(arms))
-    models = dict(_arms(base, arms, Path(staging) / CHECKPOINT, share, rng))
+    models = dict(_arms(base, arms, plan, Path(staging), share, rng))
     del base
     effort = effort_of(plan)
     tokens = random_tokens(plan, models[CONTROL])
     found: list[Pairs] = []
+    if plan.rival is not None:
+        report(TRAIN)
+        found.append(_training_pairs(plan, process, share, rng))
     with torch.no_grad():  # as `generate` runs
         for batch, length in plan.points():
             prompt = prompt_of(tokens, batch, length).to(plan.torch_device)
@@ -51,6 +53,42 @@ def measure_pairs(
                 for arm, blocks in timed.items():
                     found.append(Pairs(process, str(phase), arm, batch, length, **vars(blocks), shared_weights=share))
     return found
+
+
+def _training_pairs(plan: Plan, process: int, share: bool, rng: random.Random) -> Pairs:
+    """Training steps of the method and of its rival, each on a base of its own, timed in turn."""
+    assert plan.rival is not None
+    work = plan.workload
+    base = load_model(plan.model, plan.torch_device, plan.seed)
+    tokens = prompt_of(random_tokens(plan, base), work.train_batch_size * work.train_steps, work.train_length)
+    steps: dict[str, TrainSteps] = {}
+    methods = {UNMERGED: plan.method, RIVAL: plan.rival}
+    for arm in rng.sample(list(methods), 2):
+        torch.manual_seed(plan.seed)
+        attached = methods[arm].attach(_copy(base, share))
+        attached.model.train()
+        steps[arm] = TrainSteps(Trainer(plan, attached, tokens.to(plan.torch_device)))
+    timed = time_pairs(steps.pop(RIVAL), steps, effort_of(plan), clock_for(plan.torch_device), rng)
+    blocks = timed[UNMERGED]
+    return Pairs(
+        process, TRAIN, UNMERGED, work.train_batch_size, work.train_length, **vars(blocks), shared_weights=share
+    )
+
+
+class TrainSteps:
+    """Training steps, the budget over and over, so that what a method does by schedule is timed in proportion."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def run(self, count: int) -> None:
+        for _ in range(count):
+            if len(self.trainer.losses) >= self.trainer.plan.workload.train_steps:
+                self.trainer.losses.clear()
+            self.trainer.step()
+
+    def reset(self) -> None:
+        """Training goes on where it was."""
 
 
 def effort_of(plan: Plan) -> Effort:
@@ -66,17 +104,25 @@ def random_tokens(plan: Plan, model: PreTrainedModel) -> Tensor:
 
 
 def _arms(
-    base: PreTrainedModel, arms: Sequence[str], checkpoint: Path, share: bool, rng: random.Random
+    base: PreTrainedModel, arms: Sequence[str], plan: Plan, staging: Path, share: bool, rng: random.Random
 ) -> Iterator[tuple[str, PreTrainedModel]]:
     """The arms' models, built in random order: where in memory an arm lies must not depend on which arm it is."""
     for arm in rng.sample(arms, len(arms)):
-        memo = {id(tensor): tensor for tensor in weight_tensors(base)} if share else {}
-        model = copy.deepcopy(base, memo)
-        if arm in (UNMERGED, MERGED):
-            attached = load(model, checkpoint)
+        model = _copy(base, share)
+        if arm in (UNMERGED, MERGED, RIVAL):
+            rival = arm == RIVAL
+            method = plan.rival if rival and plan.rival is not None else plan.method
+            attached = method.load(model, staging / RIVAL / CHECKPOINT if rival else staging / CHECKPOINT)
             if arm == MERGED:
                 attached.merge()
+            model = attached.model
         yield arm, model.eval()
+
+
+def _copy(base: PreTrainedModel, share: bool) -> PreTrainedModel:
+    """The same model once more, with weights of its own or, with ``share``, the same."""
+    memo = {id(tensor): tensor for tensor in weight_tensors(base)} if share else {}
+    return copy.deepcopy(base, memo)
 
 
 def must_share(plan: Plan, model: PreTrainedModel, arms: int) -> bool:

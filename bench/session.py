@@ -44,6 +44,7 @@ def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
     launcher = Launcher()
     with console.status("checking every cell") if console.is_terminal else nullcontext():
         resolved = resolve_cells(sweep.cells, launcher, str)
+    _refuse_if_none([item.skip for item in resolved])
     if dry_run:
         for item in resolved:
             line = item.cell.id + (f"  skipped: {item.skip}" if item.skip else "")
@@ -51,12 +52,20 @@ def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
         return OK
     store.open()
     summary = run_sweep(resolved, sweep.study, store, Children(launcher, sweep.time_limit), Progress(console), fresh)
+    _refuse_if_none([r.reason if r.status is Status.SKIPPED else None for r in summary.records])
     if sweep.profile:
         _trace(summary, store, launcher, sweep.time_limit, console)
     console.print()
     render.print_table(summary.records, console)
     _close(summary, store, console)
     return VERDICT if summary.failed else OK
+
+
+def _refuse_if_none(skips: Sequence[str | None]) -> None:
+    """A sweep goes on past a cell that can't be run; where none can, there is something to put right."""
+    reasons = list(dict.fromkeys(reason for reason in skips if reason is not None))
+    if None not in skips:
+        raise UsageError(reasons[0] + (f" (and {len(reasons) - 1} more like it)" if len(reasons) > 1 else ""))
 
 
 def table_command(paths: Sequence[Path], format: str, output: Path | None) -> int:

@@ -123,6 +123,29 @@ def ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interv
     return Interval(math.exp(found.estimate), low, high, found.processes)
 
 
+def ratio_of_means(
+    above: Sequence[float], below: Sequence[float], confidence: float = CONFIDENCE
+) -> tuple[float, float, float] | None:
+    """Mean of ``above`` over mean of ``below``, which are of the same processes, with its interval (Fieller 1954).
+
+    Returns:
+        estimate, low, high; None where the mean below can't be told from 0, for then any ratio is possible.
+    """
+    n = len(above)
+    if n < 2:
+        return None
+    a, b = statistics.fmean(above), statistics.fmean(below)
+    t = float(stats.t.ppf((1 + confidence) / 2, n - 1))
+    aa, bb = (t**2 * statistics.variance(values) / n for values in (above, below))
+    ab = t**2 * statistics.covariance(above, below) / n
+    # (a - r b)^2 = t^2 Var(a - r b), solved for r
+    square = b**2 - bb
+    if square <= 0:
+        return None
+    middle, root = a * b - ab, math.sqrt(max(0.0, (a * b - ab) ** 2 - square * (a**2 - aa)))
+    return a / b, (middle - root) / square, (middle + root) / square
+
+
 def margin_log(margin: float) -> float:
     """A margin given as a fraction (0.03 is 3%), on the scale of logs.
 

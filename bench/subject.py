@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # tables read the probes' figures without torch
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
@@ -37,14 +38,22 @@ class Subject:
     stage: Stage
     state: str
     plan: Plan
+    base: PreTrainedModel
+    """The model that the method is attached to."""
     model: PreTrainedModel
+    """What is called: the base, or what the method wraps around it."""
     corpus: Corpus
     base_parameters: int
     attached: Attached | None = None
     trainer: Trainer | None = None
     checkpoint: Path | None = None
+    """The folder that was saved once training had ended."""
+    trained_facts: Mapping[str, object] = field(default_factory=dict)
+    """`methods.Attached.facts` at the end of training."""
     attach_error: float | None = None
     """How far the outputs of the method lie from the base's before it trains."""
+    reload_error: float | None = None
+    """How far the outputs of the method, read from its checkpoint into a new base, lie from those it was saved with."""
     merge_error: float | None = None
     """How far the merged outputs lie from the unmerged ones; see `bench.worker`."""
 

@@ -19,7 +19,7 @@ from bench.context import context, differing, settings
 from bench.figures import Better, Scope, Unit
 from bench.frame import arm_ratio, frame, reasons, states
 from bench.probes import figures
-from bench.records import AA, CONTROL, Record, Status
+from bench.records import AA, CONTROL, OURS, RIVAL, Record, Status
 from bench.units import scale_for, show
 
 KEYS = ("method", "size", "state")
@@ -42,6 +42,8 @@ class Grid:
     best: frozenset[tuple[int, int]]
     """(row, column) of the best values; of a ratio, all that its interval does not tell from the best."""
     footnotes: tuple[str, ...]
+    mark_means: str = "best; of a ratio, all that the interval can't tell from the best"
+    """What it says that a value is marked as best."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,14 @@ def _apart(contexts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _grid(group: _Group, wanted: Sequence[str], apart: Sequence[str]) -> Grid:
-    letters, legend = _variants(group.records)
+    letters, legend = variants(group.records)
     part = _ordered(group.rows, letters)
     names = [name for name in wanted if part[name].notna().any() or name in CORE]
     columns = [_column(part, name) for name in names]
     best = {(row, index) for index, name in enumerate(names, start=len(KEYS)) for row in _best(part, name)}
     measured = {record.cell_id for record in group.records if record.readings}
-    labels = [_labels(row, letters, measured) for _, row in part.iterrows()]
+    names_of = {record.cell_id: (record, letters.get(record.cell_id, "")) for record in group.records}
+    labels = [_labels(row, names_of, measured) for _, row in part.iterrows()]
     rows = tuple((*label, *(column[1][i] for column in columns)) for i, label in enumerate(labels))
     headers = (*((key, "") for key in KEYS), *(column[0] for column in columns))
     here = context(group.records[0])
@@ -117,11 +120,11 @@ def _grid(group: _Group, wanted: Sequence[str], apart: Sequence[str]) -> Grid:
     return Grid(title, headers, rows, frozenset(best), (*legend, *_footnotes(part, group.records, letters)))
 
 
-def _variants(records: Sequence[Record]) -> tuple[dict[str, str], list[str]]:
+def variants(records: Sequence[Record]) -> tuple[dict[str, str], list[str]]:
     """A letter for each cell that shares method and size with another one, and what the letters mean."""
     alike: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
-        alike.setdefault((record.cell.method, record.cell.size), []).append(record)
+        alike.setdefault((record.cell.name, record.cell.size), []).append(record)
     letters, legend = {}, []
     for (_, size), same in alike.items():
         if len(same) == 1:
@@ -140,7 +143,7 @@ def _letter(number: int) -> str:
 
 
 def _name(record: Record, letters: Mapping[str, str]) -> str:
-    return f"{record.cell.method} {letters.get(record.cell_id, '')}".rstrip()
+    return f"{record.cell.name} {letters.get(record.cell_id, '')}".rstrip()
 
 
 def _plain(value: object) -> str:
@@ -152,7 +155,7 @@ def _ordered(part: pd.DataFrame, letters: Mapping[str, str]) -> pd.DataFrame:
     control = part[part["method"] == CONTROL]
     methods = part[part["method"] != CONTROL]
     methods = methods.assign(variant=[letters.get(cell, "") for cell in methods["cell"]])
-    methods = methods.sort_values(["method", "size", "variant"], kind="stable", na_position="first")
+    methods = methods.sort_values(["method", "implementation", "size", "variant"], kind="stable", na_position="first")
     if control.empty:
         return methods
     first = control.iloc[[0]].copy()
@@ -164,14 +167,19 @@ def _ordered(part: pd.DataFrame, letters: Mapping[str, str]) -> pd.DataFrame:
     return pd.concat([first, methods])
 
 
-def _labels(row: pd.Series, letters: Mapping[str, str], measured: Collection[str]) -> tuple[str, str, str]:
+def _labels(row: pd.Series, names: Mapping[str, tuple[Record, str]], measured: Collection[str]) -> tuple[str, str, str]:
     """Method, size and state; a cell that ended badly shows its status, beside the state where it has figures."""
     control = row["method"] == CONTROL
     state = row["state"]
     if not control and row["status"] != Status.OK:
         state = f"{state}, {row['status']}" if row["cell"] in measured else row["status"]
-    letter = "" if control else letters.get(row["cell"], "")
-    return f"{row['method']} {letter}".rstrip(), "" if pd.isna(row["size"]) else f"{row['size']:.0f}", str(state)
+    record, letter = names[row["cell"]]
+    own = record.cell.rival if state == RIVAL and record.cell.rival is not None else record.cell
+    return (
+        CONTROL if control else f"{own.name} {letter}".rstrip(),
+        "" if pd.isna(row["size"]) else f"{row['size']:.0f}",
+        str(state),
+    )
 
 
 def _column(part: pd.DataFrame, name: str) -> tuple[tuple[str, str], list[str]]:
@@ -233,8 +241,11 @@ def _footnotes(part: pd.DataFrame, records: Iterable[Record], letters: Mapping[s
     if counts := sorted({int(count) for count in part["processes"].dropna() if count > 1}):
         lines.append(f"±: half the 95% interval, Student's t over {' or '.join(map(str, counts))} processes")
     first = part.iloc[0]
-    packages = ", ".join(f"{name} {first[name]}" for name in ("torch", "transformers") if pd.notna(first[name]))
-    lines.append(f"measured on {first['machine']} with {packages}")
+    packages = [f"{name} {first[name]}" for name in ("torch", "transformers") if pd.notna(first[name])]
+    packages += sorted(
+        {f"{p} {r.versions[p]}" for r in records if (p := r.cell.implementation) != OURS and p in r.versions}
+    )
+    lines.append(f"measured on {first['machine']} with {', '.join(packages)}")
     return tuple(dict.fromkeys(lines))
 
 

@@ -23,16 +23,17 @@ from bench.records import CONTROL, MERGED, UNMERGED, Missing, Reading
 from bench.sources import Dtype
 from bench.subject import Stage, Subject
 from bench.training import Trainer
-from methods import Attached
-from methods.anatomy import anatomy_of, embedding_shape
+from methods import Attached, Unsupported
+from methods.anatomy import embedding_shape, sizes_of
 
 Report = Callable[[str], None]
 """Tells the parent what is being done now."""
 
-MERGE_TOLERANCE = {Dtype.float32: 1e-4, Dtype.bfloat16: 1e-1}
-"""Largest merge error that rounding explains, by dtype; beyond it a merge is wrong and gets no row."""
+ROUNDING = {Dtype.float32: 1e-4, Dtype.bfloat16: 1e-1}
+"""Largest error that rounding explains, by dtype; beyond it a merge is wrong and gets no row."""
 
-CHECKPOINT = "method.safetensors"
+CHECKPOINT = "checkpoint"
+"""The folder that a replicate loads the method from."""
 
 
 def resolve_all(configs: Sequence[Mapping[str, Any]], report: Report) -> list[Resolved | str]:
@@ -69,7 +70,7 @@ def measure_figures(config: Mapping[str, Any], staging: str, report: Report) -> 
     report("loading")
     corpus = load_text(plan)
     model = load_model(plan.model, plan.torch_device, plan.seed)
-    subject = Subject(Stage.BASE, CONTROL, plan, model, corpus, sum(p.numel() for p in model.parameters()))
+    subject = Subject(Stage.BASE, CONTROL, plan, model, model, corpus, sum(p.numel() for p in model.parameters()))
     findings.facts = {"model": _shape(model), "data": {"fingerprint": corpus.fingerprint, **corpus.description}}
     if plan.torch_device.type == "cuda":
         findings.machine = {"accelerator": torch.cuda.get_device_name(plan.torch_device)}
@@ -83,7 +84,8 @@ def _train(subject: Subject, findings: Findings, report: Report) -> None:
     plan = subject.plan
     untouched = _logits(subject)
     torch.manual_seed(plan.seed)
-    subject.attached = plan.method.attach(subject.model)
+    subject.attached = plan.method.attach(subject.base)
+    subject.model = subject.attached.model
     subject.model.eval()
     subject.attach_error = _distance(untouched, _logits(subject))
     del untouched  # a large vocabulary's logits would count as the training's memory
@@ -93,46 +95,71 @@ def _train(subject: Subject, findings: Findings, report: Report) -> None:
     subject.stage, subject.state = Stage.TRAINING, UNMERGED
     _probe(subject, findings, report)
     subject.trainer.finish()
+    subject.trained_facts = subject.attached.facts()
     findings.facts["training"] = {
         "losses": subject.trainer.losses,
         "timed_step_seconds": subject.trainer.timed_seconds,
         "tokens": subject.trainer.tokens_per_step * len(subject.trainer.losses),
-        **subject.attached.facts(),
+        "dtypes": sorted({str(parameter.dtype).removeprefix("torch.") for parameter in subject.trainer.parameters}),
+        **subject.trained_facts,
     }
 
 
 def _serve(subject: Subject, findings: Findings, staging: Path, report: Report) -> None:
-    attached = subject.attached
-    assert attached is not None
-    subject.trainer = None  # frees the optimiser's state
-    attached.serve()
-    subject.model.eval()
-    subject.checkpoint = attached.save(staging / CHECKPOINT)
+    report("saving")
+    attached = _reloaded(subject, staging)
+    assert subject.reload_error is not None
     subject.stage = Stage.SERVED
+    tolerance = ROUNDING[subject.plan.model.dtype]
+    if subject.reload_error > tolerance:
+        findings.notes.append(
+            f"{attached.method.title}: read from its checkpoint, outputs change by {subject.reload_error:.2g}"
+        )
     _probe(subject, findings, report)
     findings.states.append(UNMERGED)
     if not attached.method.mergeable:
         findings.missing.append(Missing("*", MERGED, "nothing that could be merged into the base weights"))
         return
     report("merging")
-    subject.merge_error = merge_error(subject, attached)
+    try:
+        subject.merge_error = merge_error(subject, attached)
+    except Unsupported as error:
+        findings.missing.append(Missing("*", MERGED, str(error)))
+        return
     subject.state = MERGED
-    tolerance = MERGE_TOLERANCE[subject.plan.model.dtype]
     if subject.merge_error > tolerance and not attached.method.lossy_merge:
         findings.readings.append(Reading("merge_error", subject.merge_error, MERGED))
         reason = f"merged outputs differ from unmerged ones by {subject.merge_error:.2g}, more than {tolerance:.0e}"
         findings.missing.append(Missing("*", MERGED, reason))
         return
     if attached.method.lossy_merge:
-        findings.notes.append(f"merging {attached.method.name} is lossy: outputs change by {subject.merge_error:.2g}")
+        findings.notes.append(f"merging {attached.method.title} is lossy: outputs change by {subject.merge_error:.2g}")
     _probe(subject, findings, report)
     findings.states.append(MERGED)
+
+
+def _reloaded(subject: Subject, staging: Path) -> Attached:
+    """The method as whoever is given the checkpoint gets it: read into a new base, the trained model gone."""
+    plan, trained = subject.plan, subject.attached
+    assert trained is not None
+    subject.trainer = None  # frees the optimiser's state
+    trained.serve()
+    trained.model.eval()
+    before = _logits(subject)
+    subject.checkpoint = trained.save(staging / CHECKPOINT)
+    del trained, subject.attached, subject.model, subject.base  # there may be no room for two
+    subject.base = load_model(plan.model, plan.torch_device, plan.seed)
+    subject.attached = attached = plan.method.load(subject.base, subject.checkpoint)
+    subject.model = attached.model.eval()
+    subject.reload_error = _distance(before, _logits(subject))
+    return attached
 
 
 def merge_error(subject: Subject, attached: Attached) -> float:
     """Merges, and compares the logits on held-out text: largest difference over largest logit."""
     before = _logits(subject)
     attached.merge()
+    subject.model = attached.model.eval()
     after = _logits(subject)
     return _distance(before, after)
 
@@ -188,12 +215,12 @@ def _probe(subject: Subject, findings: Findings, report: Report) -> None:
 
 
 def _shape(model: PreTrainedModel) -> dict[str, Any]:
-    anatomy = anatomy_of(model)
+    sizes = sizes_of(model)
     return {
-        "family": anatomy.family.name,
-        "layers": len(anatomy.layers),
-        "hidden_size": anatomy.hidden_size,
-        "kv_size": anatomy.kv_size,
-        "max_positions": anatomy.max_positions,
+        "family": model.config.get_text_config().model_type,
+        "layers": len(sizes.layers),
+        "hidden_size": sizes.hidden_size,
+        "kv_size": sizes.kv_size,
+        "max_positions": sizes.max_positions,
         "vocabulary": embedding_shape(model)[0],
     }

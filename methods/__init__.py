@@ -5,9 +5,10 @@
     attached = Lora(rank=8).attach(model)
     optimizer = torch.optim.AdamW(attached.trained().values())
     ...
-    attached.save(Path("lora.safetensors"))
+    attached.save(Path("adapted"))
 
-and elsewhere ``methods.load(model, Path("lora.safetensors"))``. Nothing here knows of the harness.
+and elsewhere ``methods.load(model, Path("adapted"))``, or, for the methods that Hugging Face peft knows,
+``PeftModel.from_pretrained(model, "adapted")``; and what peft saved loads here. Nothing here knows of the harness.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from methods.base import Attached, Count, Method, base_of
-from methods.checkpoint import read_checkpoint
+from methods.base import Attached, Count, Method
+from methods.checkpoint import Checkpoint, read_checkpoint
 from methods.errors import MethodError, Unsupported
+from methods.exchange import INSTEAD
 
 __all__ = ["Attached", "Count", "Method", "MethodError", "Unsupported", "available", "load"]
 
@@ -39,15 +41,21 @@ def available() -> dict[str, type[Method]]:
 
 
 def load(model: PreTrainedModel, path: Path) -> Attached:
-    """Attaches a saved method, in its serving form.
+    """Attaches the method in a folder that ours or Hugging Face peft saved, in its serving form.
 
     Raises:
-        MethodError: the file is not a checkpoint of ours, or does not fit the model.
+        MethodError: the folder holds no checkpoint, one that ours can't read, or one that does not fit the model.
     """
     found = read_checkpoint(path)
+    method, shipped = _class_of(found, path).read(model, found)
+    return method.restore(model, shipped)
+
+
+def _class_of(found: Checkpoint, path: Path) -> type[Method]:
     classes = available()
-    if found.method not in classes:
-        raise MethodError(f"{path} holds the method '{found.method}', which is not one of {', '.join(classes)}")
-    if (base := base_of(model)) != found.base:
-        raise MethodError(f"{path} was made on another base: {found.base}, and this one is {base}")
-    return classes[found.method].from_settings(found.settings).restore(model, found.tensors)
+    if found.origin is None:
+        classes = {kind.peft_type: kind for kind in classes.values() if kind.peft_type is not None}
+    if found.made_by in classes:
+        return classes[found.made_by]
+    advice = "" if found.origin is not None else f"; {INSTEAD}"
+    raise MethodError(f"{path} holds the method '{found.made_by}', which is not one of {', '.join(classes)}{advice}")

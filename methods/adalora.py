@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from methods.anatomy import Anatomy, Projection, anatomy_of
+from methods.anatomy import Projection, anatomy_of
 from methods.base import Attached, Count, Method
+from methods.checkpoint import PeftForm
 from methods.errors import MethodError
+from methods.exchange_adalora import kept_triplets, peft_settings
+from methods.exchange_lora import Product, Terms, adapted, no_products, rescaled, split
 from methods.low_rank import (
     Branch,
     LowRank,
@@ -39,6 +42,7 @@ class Adalora(Method):
     name: ClassVar[str] = "adalora"
     identity: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
+    peft_type: ClassVar[str | None] = "ADALORA"
 
     total_steps: int
     """Optimiser steps of the whole training (T); the schedule is laid out over them."""
@@ -97,7 +101,12 @@ class Adalora(Method):
 
     @property
     def scale(self) -> float:
-        return self.alpha / self.start
+        return self.terms.scale
+
+    @property
+    def terms(self) -> Terms:
+        """As what its final form is kept: a LoRA whose ranks differ."""
+        return Terms(self.alpha, self.start)
 
     def budget(self, step: int, projections: int) -> int:
         """Triplets that all projections together may keep after ``step`` (equation 12)."""
@@ -116,9 +125,8 @@ class Adalora(Method):
     def projections(self, model: PreTrainedModel) -> list[Projection]:
         return anatomy_of(model).projections(model, self.targets)
 
-    def check(self, model: PreTrainedModel) -> Anatomy:
+    def check(self, model: PreTrainedModel) -> None:
         check_rank(self.start, self.projections(model))
-        return anatomy_of(model)
 
     def count(self, model: PreTrainedModel) -> Count:
         """Shipped, lambda is folded into B, and the budget decides the sum over ranks: exact where widths are equal."""
@@ -135,7 +143,24 @@ class Adalora(Method):
         return AdaloraAttached(self, model, attach_branches(model, self.projections(model), branch))
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
+        return restore_branches(self, model, self.projections(model), shipped, self.terms, fold_into_weight)
+
+    @classmethod
+    def from_peft(
+        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
+    ) -> tuple[Self, Mapping[str, Tensor]]:
+        """Ours is kept as peft's LoRA; peft's own AdaLoRA keeps triplets, those that were pruned left out."""
+        if method is not None:
+            return method, split(form.tensors, method.projections(model), form.ranks, cls.name)
+        settings = peft_settings(form.config)
+        roles, matched = adapted(model, form.config)
+        method = cls.from_settings({**settings, "targets": roles})
+        # peft adds 1e-5 to the rank that it divides by, lest it be zero
+        factor = method.start / (method.start + 1e-5)
+        shipped = no_products(method.projections(model))
+        for label, (a, values, b) in kept_triplets(form, matched, method.start, cls.name).items():
+            shipped |= {f"{label}.A": a, f"{label}.B": rescaled(b.float() * values.float().t(), factor)}
+        return method, shipped
 
 
 class Triplets(nn.Module):
@@ -184,7 +209,7 @@ class AdaloraAttached(LowRankAttached):
     method: Adalora
 
     def __init__(self, method: Adalora, model: PreTrainedModel, wrappers: Mapping[str, LowRank]) -> None:
-        super().__init__(method, model, wrappers, fold_into_weight)
+        super().__init__(method, model, wrappers, method.terms, fold_into_weight)
         self.triplets = [cast(Triplets, branch) for _, branch in self.branches()]
         self.importance = [
             tuple(Importance(p, method.beta1, method.beta2) for p in (t.P, t.lam, t.Q)) for t in self.triplets
@@ -229,10 +254,19 @@ class AdaloraAttached(LowRankAttached):
     def facts(self) -> dict[str, object]:
         return {"ranks": self.ranks()}
 
+    def products(self) -> list[Product]:
+        if not self.triplets:
+            return super().products()
+        folded = self._folded()
+        return [(p, b.A.detach(), b.B.detach()) for (p, _), b in zip(self.branches(), folded, strict=True)]
+
+    def _folded(self) -> list[Branch]:
+        return [t.folded(kept) for t, kept in zip(self.triplets, self.keep, strict=True)]
+
     def serve(self) -> None:
         if not self.triplets:
             return
-        folded = iter([t.folded(kept) for t, kept in zip(self.triplets, self.keep, strict=True)])
+        folded = iter(self._folded())
         for wrapper in self.wrappers.values():
             wrapper.branches = nn.ModuleList([next(folded) for _ in wrapper.branches])
         self.triplets, self.importance = [], []

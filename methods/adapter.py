@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from methods.anatomy import Anatomy, anatomy_of
+from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
 from methods.errors import MethodError
@@ -73,7 +73,7 @@ class Adapter(Method):
             if layer >= self.skip_layers
         }
 
-    def check(self, model: PreTrainedModel) -> Anatomy:
+    def check(self, model: PreTrainedModel) -> None:
         anatomy = anatomy_of(model)
         if self.bottleneck > anatomy.hidden_size:
             raise MethodError(f"bottleneck {self.bottleneck} is larger than the hidden size {anatomy.hidden_size}")
@@ -81,7 +81,6 @@ class Adapter(Method):
             raise MethodError(
                 f"skip_layers {self.skip_layers} leaves no layer of {len(anatomy.layers)} with an adapter"
             )
-        return anatomy
 
     def count(self, model: PreTrainedModel) -> Count:
         d, b = anatomy_of(model).hidden_size, self.bottleneck

@@ -130,11 +130,10 @@ class Projection:
         return f"{self.layer}.{self.role}"
 
 
-@dataclass(frozen=True)
-class Anatomy:
-    """Sizes and places of one model: L layers, hidden size d, key/value width d_kv = KV heads x head size."""
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Sizes of one model, whatever its family: L layers, hidden size d, key/value width d_kv = KV heads x head size."""
 
-    family: Family
     layers: tuple[str, ...]
     """Module path of each decoder layer."""
     hidden_size: int
@@ -147,6 +146,13 @@ class Anatomy:
     @property
     def kv_size(self) -> int:
         return self.kv_heads * self.head_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy(Sizes):
+    """Sizes and places of one model of a known family."""
+
+    family: Family
 
     def projections(self, model: nn.Module, targets: Sequence[str]) -> list[Projection]:
         """The projections that ``targets`` name, layer by layer.
@@ -211,16 +217,34 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
         MethodError: no family fits; the message lists the names that were looked for.
     """
     family = _family_of(model)
+    return Anatomy(family=family, **vars(_sizes(model, family.layers)))
+
+
+def sizes_of(model: PreTrainedModel) -> Sizes:
+    """Sizes of any causal language model: what needs no names of projections.
+
+    Raises:
+        MethodError: the model has no layers, or no attention heads.
+    """
+    lists = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    if not lists:
+        raise MethodError(f"{type(model).__name__} has no list of layers")
+    return _sizes(model, max(lists, key=lambda name: lists[name]))
+
+
+def _sizes(model: PreTrainedModel, layers: str) -> Sizes:
+    """``layers`` is the path of the list of decoder layers."""
     config = model.config.get_text_config()
+    if getattr(config, "num_attention_heads", None) is None:
+        raise MethodError(f"{type(model).__name__} says nothing of attention heads: is it no transformer?")
     heads = int(config.num_attention_heads)
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
     if heads % kv_heads:
         raise MethodError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
-    layers = model.get_submodule(family.layers)
-    assert isinstance(layers, nn.ModuleList)
-    return Anatomy(
-        family=family,
-        layers=tuple(f"{family.layers}.{index}" for index in range(len(layers))),
+    modules = model.get_submodule(layers)
+    assert isinstance(modules, nn.ModuleList)
+    return Sizes(
+        layers=tuple(f"{layers}.{index}" for index in range(len(modules))),
         hidden_size=int(config.hidden_size),
         kv_heads=kv_heads,
         head_size=int(getattr(config, "head_dim", None) or config.hidden_size // heads),

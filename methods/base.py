@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +12,18 @@ from enum import Enum
 from pathlib import Path
 from typing import ClassVar, Self
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import Anatomy, anatomy_of
-from methods.checkpoint import FORMAT
+from methods.anatomy import anatomy_of
+from methods.checkpoint import Checkpoint, Origin, PeftForm, read_checkpoint, write_checkpoint
 from methods.errors import MethodError, Unsupported
+
+IMPLEMENTATION = "peft-verdict"
+"""Whose code the methods of this package are."""
+
+SENSELESS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, re.error)
+"""What reading peft's configuration may come to, in which JSON of any shape may stand."""
 
 OCCUPANT = "_peft_verdict_method"
 """Attribute of a model that names the method inside it."""
@@ -42,6 +47,19 @@ class Method(ABC):
     mergeable: ClassVar[bool] = False
     lossy_merge: ClassVar[bool] = False
     """Whether a merge rounds the weights by more than floating point does."""
+    peft_type: ClassVar[str | None] = None
+    """The ``peft_type`` of those checkpoints of Hugging Face peft that become this method, None where none do."""
+
+    @property
+    def title(self) -> str:
+        """What tables call it; differs from ``name`` where one class runs several methods."""
+        return self.name
+
+    @property
+    def implementation(self) -> str:
+        """Whose code it is: ours, or the package that brings it."""
+        package = type(self).__module__.partition(".")[0]
+        return IMPLEMENTATION if package == __package__ else package
 
     @property
     @abstractmethod
@@ -53,14 +71,14 @@ class Method(ABC):
         """Positions that the method takes in the cache of every layer, in front of the real tokens."""
         return 0
 
-    def check(self, model: PreTrainedModel) -> Anatomy:
+    def check(self, model: PreTrainedModel) -> None:
         """Refuses, before anything is built, what `attach` would refuse. Reads names and shapes only.
 
         Raises:
             MethodError: a setting does not fit the model, or the model's family is unknown.
             Unsupported: the settings are sound but the method can't take this model.
         """
-        return anatomy_of(model)
+        anatomy_of(model)
 
     @abstractmethod
     def count(self, model: PreTrainedModel) -> Count:
@@ -72,7 +90,7 @@ class Method(ABC):
         Raises:
             MethodError: see `check`; or the model holds a method already.
         """
-        with _occupied(model, self.name):
+        with occupied(model, self.name):
             self.check(model)
             return self._attach(model)
 
@@ -82,9 +100,57 @@ class Method(ABC):
         Raises:
             MethodError: a tensor is missing, surplus or of another shape; or the model holds a method already.
         """
-        with _occupied(model, self.name):
+        with occupied(model, self.name):
             self.check(model)
             return self._restore(model, shipped)
+
+    def load(self, model: PreTrainedModel, path: Path) -> Attached:
+        """Attaches, in its serving form, what a folder holds of this very method.
+
+        Raises:
+            MethodError: the folder holds no checkpoint, one of another method or of other settings, or one that does
+                not fit the model.
+        """
+        found = read_checkpoint(path)
+        if found.made_by not in (self.name, self.peft_type):
+            raise MethodError(f"{path} holds the method '{found.made_by}', not {self.name}")
+        method, shipped = self.read(model, found)
+        if method != self:
+            raise MethodError(f"{path} was made with other settings: it holds {method}, not {self}")
+        return method.restore(model, shipped)
+
+    @classmethod
+    def read(cls, model: PreTrainedModel, found: Checkpoint) -> tuple[Self, Mapping[str, Tensor]]:
+        """The method that a checkpoint of this class holds, and its tensors under our names.
+
+        Raises:
+            MethodError: it was made on another base, its settings make no sense, or ours can't do what they ask for.
+        """
+        if found.origin is not None and (base := base_of(model)) != found.origin.base:
+            raise MethodError(f"the checkpoint was made on another base: {found.origin.base}, and this one is {base}")
+        method = None if found.origin is None else cls.from_settings(found.origin.settings)
+        if found.config is None:
+            assert method is not None  # only peft's format may lack an origin
+            return method, found.tensors
+        try:
+            ranks = {} if found.origin is None else found.origin.ranks
+            return cls.from_peft(model, PeftForm(found.config, found.tensors, ranks), method)
+        except MethodError:
+            raise
+        except SENSELESS as error:
+            raise MethodError(f"the {cls.name} checkpoint can't be understood: {error!r}") from error
+
+    @classmethod
+    def from_peft(
+        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
+    ) -> tuple[Self, Mapping[str, Tensor]]:
+        """The inverse of `Attached.for_peft`; ``method`` is None where peft wrote the checkpoint, and is then read too.
+
+        Raises:
+            MethodError: tensors are missing, surplus or of another shape, or peft's configuration asks for what ours
+                lack.
+        """
+        raise MethodError(f"{cls.name} has no checkpoints in peft's format")
 
     @abstractmethod
     def _attach(self, model: PreTrainedModel) -> Attached:
@@ -186,17 +252,27 @@ class Attached(ABC):
         if hasattr(self.base, OCCUPANT):
             delattr(self.base, OCCUPANT)
 
-    def save(self, path: Path) -> Path:
-        """Writes the shipped tensors and the settings into one safetensors file and returns its path."""
-        tensors = {name: tensor.detach().contiguous() for name, tensor in self.shipped().items()}
-        metadata = {
-            "format": FORMAT,
-            "method": self.method.name,
-            "settings": json.dumps(dataclasses.asdict(self.method), sort_keys=True),
-            "base": json.dumps(base_of(self.base), sort_keys=True),
-        }
-        save_file(tensors, path, metadata=metadata)
-        return path
+    def for_peft(self) -> PeftForm | None:
+        """What is shipped as a configuration and tensors of Hugging Face peft, None where peft has no such method."""
+        return None
+
+    def save(self, folder: Path) -> Path:
+        """Makes a folder that holds the method, in peft's format where peft has it, and returns it.
+
+        See `methods.checkpoint`; what lies there from an earlier save is overwritten.
+
+        Raises:
+            MethodError: there can be no such folder, or it holds a method in another format.
+        """
+        form = self.for_peft()
+        origin = Origin(
+            self.method.name, dataclasses.asdict(self.method), base_of(self.base), {} if form is None else form.ranks
+        )
+        if form is None:
+            write_checkpoint(folder, self.shipped(), origin, None)
+        else:
+            write_checkpoint(folder, form.tensors, origin, form.config)
+        return folder
 
 
 def base_of(model: PreTrainedModel) -> dict[str, object]:
@@ -206,7 +282,7 @@ def base_of(model: PreTrainedModel) -> dict[str, object]:
 
 
 @contextmanager
-def _occupied(model: PreTrainedModel, name: str) -> Iterator[None]:
+def occupied(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Marks the model as holding a method; a second one would freeze the first, or be dropped when it is removed."""
     if holds := getattr(model, OCCUPANT, None):
         raise MethodError(f"the model holds {holds} already; merge or detach it first")

@@ -1,18 +1,40 @@
-"""What a checkpoint file holds, and whether it is what a model has places for."""
+"""What a checkpoint's folder holds, and whether it is what a model has places for.
+
+A method that Hugging Face peft knows is kept in peft's format: ``adapter_config.json``, and ``adapter_model.safetensors``
+with peft's names and shapes. The header of the second also says which method, settings and base made it. peft passes
+over that; over here it is what counts, and gives back the very method, where peft's own words alone would give one with
+equal outputs.
+
+What peft lacks is kept in one file, ``method.safetensors``, with the same header and these tensors (L layers, hidden
+size d, bottleneck b, k virtual tokens):
+
+| method | tensors |
+|---|---|
+| full | every parameter, under the name that it has in the model |
+| adapter | ``<layer>.<sublayer>.down.weight`` [b, d], ``.down.bias`` [b], ``.up.weight`` [d, b], ``.up.bias`` [d]; the sublayer is ``attention`` or ``feed_forward`` |
+| p_tuning_v2 | ``prompts`` [L, k, d] |
+
+The header's entries: ``format`` "pt", ``layout`` (`LAYOUT`), ``method``, and as JSON ``settings``, ``base``
+(`methods.base.base_of`) and ``ranks`` (of each projection by label, for low-rank methods).
+"""  # noqa: E501  # a table's row is one line
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from methods.errors import MethodError
 
-FORMAT = "peft-verdict/1"
+LAYOUT = "peft-verdict/2"
+OWN_FILE = "method.safetensors"
+CONFIG_FILE = "adapter_config.json"
+PEFT_FILE = "adapter_model.safetensors"
 
 
 def expect(shipped: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], method: str) -> None:
@@ -36,32 +58,113 @@ def _few(names: list[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A file written by `methods.base.Attached.save`."""
+class Origin:
+    """Who made a checkpoint of ours, from what."""
 
     method: str
     settings: dict[str, object]
     base: dict[str, object]
     """`methods.base.base_of` the model that it was made on."""
+    ranks: dict[str, int] = field(default_factory=dict)
+    """Of each projection by label: peft has one rank a module, and some modules hold several projections."""
+
+
+@dataclass(frozen=True)
+class PeftForm:
+    """A method in peft's words: what `methods.base.Attached.for_peft` gives."""
+
+    config: dict[str, object]
     tensors: dict[str, Tensor]
+    ranks: dict[str, int] = field(default_factory=dict)
+    """See `Origin.ranks`."""
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """What a file holds.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder written by `methods.base.Attached.save`, or by peft."""
+
+    tensors: dict[str, Tensor]
+    origin: Origin | None
+    """None in a folder that peft wrote."""
+    config: dict[str, object] | None
+    """``adapter_config.json``; None where the tensors are not in peft's format."""
+
+    @property
+    def made_by(self) -> str:
+        """The method, as the folder calls it."""
+        return self.origin.method if self.origin is not None else str((self.config or {}).get("peft_type"))
+
+
+def write_checkpoint(
+    folder: Path, tensors: Mapping[str, Tensor], origin: Origin, config: dict[str, object] | None
+) -> None:
+    """Makes the folder and writes its one or two files; ``config`` says that the tensors are in peft's format.
 
     Raises:
-        MethodError: the file is absent, torn or not ours.
+        MethodError: there can be no such folder, it can't be written to, or it holds a method in the other format.
     """
+    name, other = (OWN_FILE, PEFT_FILE) if config is None else (PEFT_FILE, OWN_FILE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MethodError(f"{folder} can't be made a folder to save into: {error}") from error
+    if (folder / other).exists():
+        raise MethodError(f"{folder} holds {other}, another method's; save into another folder")
+    header = {
+        "format": "pt",  # what transformers and its relations look for
+        "layout": LAYOUT,
+        "method": origin.method,
+        **{key: json.dumps(getattr(origin, key), sort_keys=True) for key in ("settings", "base", "ranks")},
+    }
+    held = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+    try:
+        save_file(held, folder / name, metadata=header)
+        if config is not None:
+            (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise MethodError(f"{folder} can't be written to: {error}") from error
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """What a folder holds, written by `write_checkpoint` or by peft.
+
+    Raises:
+        MethodError: the folder or a file is absent, torn or in no format that is known here.
+    """
+    if not folder.is_dir():
+        raise MethodError(f"{folder} is no folder, so no checkpoint")
+    shared = (folder / CONFIG_FILE).exists() or (folder / PEFT_FILE).exists()
+    if shared and (folder / OWN_FILE).exists():
+        raise MethodError(f"{folder} holds two checkpoints, {OWN_FILE} and one in peft's format; keep one")
+    header, tensors = _read_tensors(folder / (PEFT_FILE if shared else OWN_FILE))
+    origin = _read_origin(folder, header) if "layout" in header or not shared else None
+    return Checkpoint(tensors, origin, _read_config(folder / CONFIG_FILE) if shared else None)
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping, has only keys()
+            header = dict(file.metadata() or {})
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except (OSError, SafetensorError) as error:
         raise MethodError(f"{path} can't be read as a checkpoint: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise MethodError(f"{path} is no {FORMAT} checkpoint (format: {metadata.get('format')})")
+
+
+def _read_config(path: Path) -> dict[str, object]:
     try:
-        settings, base = json.loads(metadata["settings"]), json.loads(metadata["base"])
-        return Checkpoint(metadata["method"], dict(settings), dict(base), tensors)
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise MethodError(f"{path} can't be read as a configuration of peft: {error}") from error
+    if not isinstance(config, dict) or "peft_type" not in config:
+        raise MethodError(f"{path} is no configuration of peft: it names no peft_type")
+    return config
+
+
+def _read_origin(folder: Path, header: Mapping[str, str]) -> Origin:
+    if header.get("layout") != LAYOUT:
+        raise MethodError(f"{folder} is no {LAYOUT} checkpoint (layout: {header.get('layout')})")
+    try:
+        settings, base, ranks = (dict(json.loads(header[key])) for key in ("settings", "base", "ranks"))
+        return Origin(header["method"], settings, base, ranks)
     except (KeyError, TypeError, ValueError) as error:
-        raise MethodError(f"{path} is no {FORMAT} checkpoint: its metadata are broken ({error})") from error
+        raise MethodError(f"{folder} is no {LAYOUT} checkpoint: its header is broken ({error})") from error

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import Anatomy, anatomy_of
+from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method
 from methods.checkpoint import expect
 from methods.errors import MethodError
@@ -26,8 +26,8 @@ class Full(Method):
     def size(self) -> None:
         return None
 
-    def check(self, model: PreTrainedModel) -> Anatomy:
-        return anatomy_of(model)
+    def check(self, model: PreTrainedModel) -> None:
+        anatomy_of(model)
 
     def count(self, model: PreTrainedModel) -> Count:
         count = sum(parameter.numel() for parameter in model.parameters())

@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import Anatomy, Projection, anatomy_of
+from methods.anatomy import Projection, anatomy_of
 from methods.base import Attached, Count, Method
+from methods.checkpoint import PeftForm
+from methods.errors import MethodError
+from methods.exchange import INSTEAD, refuse_unknown
+from methods.exchange_lora import SOUND_STARTS, Terms, adapted, rescaled, split, terms_at
 from methods.low_rank import (
     Branch,
     Fold,
@@ -28,6 +32,12 @@ from methods.low_rank import (
 )
 from methods.values import finite, fraction, names, whole
 
+READ = {
+    "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern",
+    "init_lora_weights",
+}  # fmt: skip
+"""Keys of peft's configuration that `Lora.from_peft` minds."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(Method):
@@ -36,6 +46,7 @@ class Lora(Method):
     name: ClassVar[str] = "lora"
     identity: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
+    peft_type: ClassVar[str | None] = "LORA"
 
     rank: int = 8
     alpha: float = 16.0
@@ -56,14 +67,18 @@ class Lora(Method):
 
     @property
     def scale(self) -> float:
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        return self.terms.scale
+
+    @property
+    def terms(self) -> Terms:
+        """What peft and ours share."""
+        return Terms(self.alpha, self.rank, self.rslora, self.dropout)
 
     def projections(self, model: PreTrainedModel) -> list[Projection]:
         return anatomy_of(model).projections(model, self.targets)
 
-    def check(self, model: PreTrainedModel) -> Anatomy:
+    def check(self, model: PreTrainedModel) -> None:
         check_rank(self.rank, self.projections(model))
-        return anatomy_of(model)
 
     def count(self, model: PreTrainedModel) -> Count:
         count = sum(self.rank * (p.in_features + p.out_features) for p in self.projections(model))
@@ -73,7 +88,34 @@ class Lora(Method):
         return attach_lora(self, self, model, fold_into_weight)
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
+        return restore_branches(self, model, self.projections(model), shipped, self.terms, fold_into_weight)
+
+    @classmethod
+    def from_peft(
+        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
+    ) -> tuple[Self, Mapping[str, Tensor]]:
+        if method is not None:
+            return method, split(form.tensors, method.projections(model), form.ranks, cls.name)
+        refuse_unknown(form.config, READ)
+        if (start := form.config.get("init_lora_weights", True)) not in SOUND_STARTS:
+            raise MethodError(f"the checkpoint's init_lora_weights '{start}' changes the base weights; {INSTEAD}")
+        roles, matched = adapted(model, form.config)
+        method = cls.from_settings(
+            {
+                "rank": form.config.get("r", 8),
+                "alpha": form.config.get("lora_alpha", 8),
+                "targets": roles,
+                "rslora": bool(form.config.get("use_rslora", False)),
+                "dropout": form.config.get("lora_dropout", 0.0),
+            }
+        )
+        terms = {projection.label: terms_at(form.config, projection.path) for projection in matched}
+        projections = method.projections(model)
+        ranks = {p.label: terms[p.label].rank if p.label in terms else 0 for p in projections}
+        shipped = split(form.tensors, projections, ranks, cls.name)
+        for label, own in terms.items():  # ours have one scale for all
+            shipped[f"{label}.B"] = rescaled(shipped[f"{label}.B"], own.scale / method.scale)
+        return method, shipped
 
 
 def attach_lora(method: Method, lora: Lora, model: PreTrainedModel, fold: Fold) -> LowRankAttached:
@@ -89,4 +131,4 @@ def attach_lora(method: Method, lora: Lora, model: PreTrainedModel, fold: Fold) 
         nn.init.kaiming_uniform_(a, a=math.sqrt(5))
         return Branch(a, torch.zeros(projection.out_features, lora.rank, **like), lora.scale, lora.dropout)
 
-    return LowRankAttached(method, model, attach_branches(model, lora.projections(model), branch), fold)
+    return LowRankAttached(method, model, attach_branches(model, lora.projections(model), branch), lora.terms, fold)

@@ -13,8 +13,9 @@ from transformers.pytorch_utils import Conv1D
 
 from methods.anatomy import Projection
 from methods.base import Attached, Method, State, freeze
-from methods.checkpoint import expect
+from methods.checkpoint import PeftForm, expect
 from methods.errors import MethodError
+from methods.exchange_lora import Product, Terms, lora_form
 
 Fold = Callable[[nn.Module, Projection, Tensor], None]
 """Adds delta [out, in] to one projection's share of a base module's weight."""
@@ -69,9 +70,12 @@ class LowRank(nn.Module):
 class LowRankAttached(Attached):
     """Low-rank branches inside a model, one `LowRank` in place of each target module."""
 
-    def __init__(self, method: Method, model: PreTrainedModel, wrappers: Mapping[str, LowRank], fold: Fold) -> None:
+    def __init__(
+        self, method: Method, model: PreTrainedModel, wrappers: Mapping[str, LowRank], terms: Terms, fold: Fold
+    ) -> None:
         self.method = method
         self.model = model
+        self.terms = terms
         self.wrappers = dict(wrappers)
         self.fold = fold
         for path, wrapper in self.wrappers.items():
@@ -100,6 +104,15 @@ class LowRankAttached(Attached):
             for projection, branch in self.branches()
             for name, parameter in branch.named_parameters()
         }
+
+    def products(self) -> list[Product]:
+        """Every projection with the A and B that it serves with."""
+        parts = [(projection, cast(Branch, branch)) for projection, branch in self.branches()]
+        return [(projection, branch.A.detach(), branch.B.detach()) for projection, branch in parts]
+
+    def for_peft(self) -> PeftForm:
+        transposed = any(isinstance(wrapper.base, Conv1D) for wrapper in self.wrappers.values())
+        return lora_form(self.model, self.products(), self.terms, transposed)
 
     def resident(self) -> dict[str, Tensor]:
         return {} if self.state is State.MERGED else self.shipped()
@@ -142,7 +155,7 @@ def restore_branches(
     model: PreTrainedModel,
     projections: Sequence[Projection],
     shipped: Mapping[str, Tensor],
-    scale: float,
+    terms: Terms,
     fold: Fold,
 ) -> LowRankAttached:
     """Wrappers in serving form from ``label.A`` [r, in] and ``label.B`` [out, r]; ranks may differ, rank 0 needs none.
@@ -156,9 +169,9 @@ def restore_branches(
         like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
         # copies, because tensors of a file are not aligned in memory as matrix products like them
         a, b = (shipped[f"{projection.label}.{part}"].to(**like, copy=True) for part in "AB")
-        return Branch(a, b, scale)
+        return Branch(a, b, terms.scale)
 
-    attached = LowRankAttached(method, model, attach_branches(model, projections, branch), fold)
+    attached = LowRankAttached(method, model, attach_branches(model, projections, branch), terms, fold)
     attached.serve()
     return attached
 

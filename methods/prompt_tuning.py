@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from methods.anatomy import anatomy_of, embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
-from methods.checkpoint import expect
+from methods.checkpoint import PeftForm, expect
+from methods.exchange import prompt_form, read_prompt, refuse_unknown_prompt
 from methods.values import member, whole
 from methods.virtual import PrependEmbeddings, VirtualTokens
 
@@ -33,6 +34,7 @@ class PromptTuning(Method):
 
     name: ClassVar[str] = "prompt_tuning"
     identity: ClassVar[bool] = False
+    peft_type: ClassVar[str | None] = "PROMPT_TUNING"
 
     num_virtual_tokens: int = 20
     init: Init = Init.vocabulary
@@ -70,10 +72,24 @@ class PromptTuning(Method):
         return start
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        return restore_prompt(self, model, shipped)
+        return restore_prompt(self, model, shipped, PromptAttached)
+
+    @classmethod
+    def from_peft(
+        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
+    ) -> tuple[Self, Mapping[str, Tensor]]:
+        if method is None:
+            start = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
+            refuse_unknown_prompt(form.config, start)
+            init = Init.random if form.config.get("prompt_tuning_init") == "RANDOM" else Init.vocabulary
+            tokens = form.config.get("num_virtual_tokens")
+            method = cls.from_settings({"num_virtual_tokens": tokens, "init": init})
+        return method, {"prompt": read_prompt(form.tensors, (method.size, embedding_shape(model)[1]), cls.name)}
 
 
-def restore_prompt(method: Method, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> PromptAttached:
+def restore_prompt(
+    method: Method, model: PreTrainedModel, shipped: Mapping[str, Tensor], kind: type[PromptAttached]
+) -> PromptAttached:
     """The serving form of a prompt [k, d] read from a checkpoint.
 
     Raises:
@@ -83,7 +99,7 @@ def restore_prompt(method: Method, model: PreTrainedModel, shipped: Mapping[str,
     expect(shipped, {"prompt": (method.virtual_tokens, embedding_shape(model)[1])}, method.name)
     freeze(model)
     prompt = shipped["prompt"].to(device=model_device(model), dtype=model.dtype, copy=True)
-    attached = PromptAttached(method, model, nn.Parameter(prompt))
+    attached = kind(method, model, nn.Parameter(prompt))
     attached.serve()
     return attached
 
@@ -106,6 +122,15 @@ class PromptAttached(Attached):
 
     def shipped(self) -> dict[str, Tensor]:
         return {"prompt": self.vectors().detach()}
+
+    def for_peft(self) -> PeftForm:
+        init = cast(PromptTuning, self.method).init
+        words = {Init.vocabulary: "SAMPLE_VOCAB", Init.random: "RANDOM"}
+        return self._form("PROMPT_TUNING", prompt_tuning_init=words[init])
+
+    def _form(self, peft_type: str, **settings: object) -> PeftForm:
+        width, heads = embedding_shape(self.base)[1], anatomy_of(self.base).heads
+        return prompt_form(self.base, peft_type, self.vectors().detach(), width, heads, **settings)
 
     def serve(self) -> None:
         self.prompt.requires_grad_(False)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from methods.anatomy import ALL_LINEAR, Anatomy, Projection, anatomy_of, linear_shape
+from methods.anatomy import ALL_LINEAR, Projection, anatomy_of, linear_shape
 from methods.base import Attached, Count, Method
+from methods.checkpoint import PeftForm
 from methods.errors import Unsupported
+from methods.exchange_lora import split
 from methods.lora import Lora, attach_lora
 from methods.low_rank import expect_branches, restore_branches
 
@@ -59,9 +61,9 @@ class Qlora(Method):
     def size(self) -> int:
         return self.rank
 
-    def check(self, model: PreTrainedModel) -> Anatomy:
+    def check(self, model: PreTrainedModel) -> None:
         _bitsandbytes()
-        return self.lora.check(model)
+        self.lora.check(model)
 
     def count(self, model: PreTrainedModel) -> Count:
         return self.lora.count(model)
@@ -74,7 +76,14 @@ class Qlora(Method):
         projections = self.lora.projections(model)
         expect_branches(self, projections, shipped)  # before the base is changed
         quantise(model, self.double_quantisation)
-        return restore_branches(self, model, projections, shipped, self.lora.scale, fold_into_nf4)
+        return restore_branches(self, model, projections, shipped, self.lora.terms, fold_into_nf4)
+
+    @classmethod
+    def from_peft(
+        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
+    ) -> tuple[Self, Mapping[str, Tensor]]:
+        assert method is not None  # nothing in peft's checkpoint says what the base was
+        return method, split(form.tensors, method.lora.projections(model), form.ranks, cls.name)
 
 
 def quantise(model: PreTrainedModel, double_quantisation: bool) -> None:

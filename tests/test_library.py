@@ -225,12 +225,12 @@ def saved(name: str, folder: Path, family: str = "llama") -> Path:
     attached = CASES[name].attach(build(family))
     train(attached)
     attached.serve()
-    return attached.save(folder / "x.safetensors")
+    return attached.save(folder / "saved")
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "full"])
 def test_a_checkpoint_of_another_base_is_refused_and_leaves_the_model(name: str, tmp_path: Path) -> None:
-    """A file made on GPT-2 does not load into a Llama of the same width, and nothing of the Llama is changed."""
+    """A folder made on GPT-2 does not load into a Llama of the same width, and nothing of the Llama is changed."""
     path, model = saved(name, tmp_path, "gpt2"), build("llama")
     before, modules = state(model), [type(module) for module in model.modules()]
     with pytest.raises(MethodError, match="another base"):
@@ -240,9 +240,10 @@ def test_a_checkpoint_of_another_base_is_refused_and_leaves_the_model(name: str,
     Adapter().attach(model)  # it holds nothing
 
 
-def respell(path: Path, change: Callable[[dict[str, str], dict[str, Any]], object]) -> None:
+def respell(folder: Path, change: Callable[[dict[str, str], dict[str, Any]], object]) -> None:
     from safetensors import safe_open
 
+    path = folder / "adapter_model.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
     tensors = load_file(path)
@@ -254,6 +255,7 @@ def resettle(metadata: dict[str, str], **changes: object) -> None:
     metadata["settings"] = json.dumps({**json.loads(metadata["settings"]), **changes})
 
 
+A, B = (f"base_model.model.model.layers.{{}}.self_attn.q_proj.lora_{part}.weight" for part in "AB")
 SPOILT: dict[str, Callable[[dict[str, str], dict[str, Any]], object]] = {
     "no settings": lambda metadata, _: metadata.pop("settings"),
     "no base": lambda metadata, _: metadata.pop("base"),
@@ -261,11 +263,15 @@ SPOILT: dict[str, Callable[[dict[str, str], dict[str, Any]], object]] = {
     "settings that are a list": lambda metadata, _: metadata.update(settings="[1]"),
     "unknown setting": lambda metadata, _: resettle(metadata, colour="red"),
     "setting of the wrong type": lambda metadata, _: resettle(metadata, rank="four"),
+    "targets that are a number": lambda metadata, _: resettle(metadata, targets=7),
+    "ranks that are no numbers": lambda metadata, _: metadata.update(ranks='{"0.q": "four"}'),
+    "ranks that are not all": lambda metadata, _: metadata.update(ranks="{}"),
+    "another layout": lambda metadata, _: metadata.update(layout="peft-verdict/9"),
     "unknown method": lambda metadata, _: metadata.update(method="nonsense"),
-    "tensor missing": lambda _, tensors: tensors.pop("0.q.A"),
-    "tensor surplus": lambda _, tensors: tensors.update({"9.q.A": torch.zeros(4, 32)}),
-    "tensor without dimensions": lambda _, tensors: tensors.update({"0.q.A": torch.zeros(())}),
-    "tensor of another shape": lambda _, tensors: tensors.update({"0.q.B": torch.zeros(5, 4)}),
+    "tensor missing": lambda _, tensors: tensors.pop(A.format(0)),
+    "tensor surplus": lambda _, tensors: tensors.update({A.format(9): torch.zeros(4, 32)}),
+    "tensor without dimensions": lambda _, tensors: tensors.update({A.format(0): torch.zeros(())}),
+    "tensor of another shape": lambda _, tensors: tensors.update({B.format(0): torch.zeros(5, 4)}),
 }
 
 

@@ -180,6 +180,15 @@ def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
+def _sparse_parts(tensor: Tensor) -> list[Tensor]:
+    """The dense tensors of which a sparse one is made."""
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+
+
 def storages(values: object) -> Iterator[torch.UntypedStorage]:
     """Storages of all tensors in a nest of containers; a wrapper subclass stands for the tensors that it is made of."""
     for leaf in tree_leaves(values):
@@ -188,5 +197,7 @@ def storages(values: object) -> Iterator[torch.UntypedStorage]:
         if is_traceable_wrapper_subclass(leaf):
             names, _ = leaf.__tensor_flatten__()
             yield from storages([getattr(leaf, name) for name in names])
+        elif leaf.layout is not torch.strided:
+            yield from storages(_sparse_parts(leaf))
         else:
             yield leaf.untyped_storage()

@@ -29,15 +29,16 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
     """One prefill a workload point."""
     import torch
 
-    from methods.anatomy import anatomy_of
+    from methods.anatomy import sizes_of
     from methods.compat import cache_of
 
-    seen: list[int] = []
+    seen: list[int | None] = []
 
     def look(_module: Any, args: tuple[Any, ...]) -> None:
-        seen.append(args[0].shape[1])  # hidden states [B, positions, d]
+        hidden = args[0] if args else None  # [B, positions, d]
+        seen.append(hidden.shape[1] if isinstance(hidden, torch.Tensor) else None)
 
-    last = subject.model.get_submodule(anatomy_of(subject.model).layers[-1])
+    last = subject.base.get_submodule(sizes_of(subject.base).layers[-1])
     for batch, length in subject.plan.points():
         handle = last.register_forward_pre_hook(look)
         try:
@@ -52,4 +53,8 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) // batch
         yield Reading("cache_length", int(cache.get_seq_length()), subject.state, batch, length)
         yield Reading("cache_bytes", size, subject.state, batch, length)
-        yield Reading("fed_positions", seen.pop(), subject.state, batch, length)
+        fed = seen.pop()
+        if fed is None:
+            yield Missing("fed_positions", subject.state, "the method gives its layers something else than a tensor")
+        else:
+            yield Reading("fed_positions", fed, subject.state, batch, length)

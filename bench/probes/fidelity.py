@@ -1,4 +1,4 @@
-"""Whether the answer changed: by attaching the method, before it learnt anything, and by merging it afterwards."""
+"""Whether the answer changed: by attaching the method, before it learnt anything, by saving it, and by merging it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ FIGURES = (
         Scope.TRAINING,
     ),
     Figure(
+        "reload_error",
+        "reload error",
+        Unit.FRACTION,
+        Better.LOWER,
+        "Largest difference of a logit once the checkpoint is read into a new base, over the largest before.",
+    ),
+    Figure(
         "merge_error",
         "merge error",
         Unit.FRACTION,
@@ -33,6 +40,10 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
     if subject.stage is Stage.TRAINING:
         assert subject.attach_error is not None
         yield Reading("attach_error", subject.attach_error, subject.state)
-    elif subject.state == MERGED:
+        return
+    if subject.state != MERGED:
+        assert subject.reload_error is not None
+        yield Reading("reload_error", subject.reload_error, subject.state)
+    else:
         assert subject.merge_error is not None
         yield Reading("merge_error", subject.merge_error, MERGED)

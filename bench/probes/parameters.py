@@ -26,7 +26,7 @@ FIGURES = (
         "Parameters of the base model and the method while training.",
     ),
     Figure(
-        "checkpoint_bytes", "file", Unit.BYTES, Better.LOWER, "Size of the checkpoint file on disk.", Scope.TRAINING
+        "checkpoint_bytes", "file", Unit.BYTES, Better.LOWER, "Size of the checkpoint's files on disk.", Scope.TRAINING
     ),
 )
 STAGES = frozenset(Stage)
@@ -52,11 +52,12 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
     assert subject.checkpoint is not None
     yield Reading("shipped_parameters", sum(t.numel() for t in subject.attached.shipped().values()), subject.state)
     yield Reading("resident_parameters", sum(t.numel() for t in subject.attached.resident().values()), subject.state)
-    yield Reading("checkpoint_bytes", subject.checkpoint.stat().st_size, subject.state)
+    size = sum(file.stat().st_size for file in subject.checkpoint.iterdir())
+    yield Reading("checkpoint_bytes", size, subject.state)
 
 
 def _is_base(subject: Subject) -> bool:
     """Whether what trains is the base itself, so that it must not be counted twice."""
     assert subject.attached is not None
     own = {id(parameter) for parameter in subject.attached.trained().values()}
-    return own == {id(parameter) for parameter in subject.model.parameters()}
+    return own == {id(parameter) for parameter in subject.base.parameters()}

@@ -18,10 +18,9 @@ STAGES = frozenset({Stage.SERVED})
 
 def measure(subject: Subject) -> Iterator[Reading | Missing]:
     """The ranks with which the method serves."""
-    assert subject.attached is not None
     if subject.state != UNMERGED:
         return
-    ranks = subject.attached.facts().get("ranks")
+    ranks = subject.trained_facts.get("ranks")
     if not isinstance(ranks, dict):
         for figure in FIGURES:
             yield Missing(figure.name, subject.state, "the method has no budget of ranks to spread")

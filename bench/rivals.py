@@ -1,0 +1,147 @@
+"""A method beside its rival: the same settings in other code, measured in the same processes.
+
+Every ratio is ours over the rival's of one process, so what a process does to both is in neither: of latency, where
+each was timed against the control, the quotient of the two ratios; of training, steps timed in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench import stats
+from bench.context import context
+from bench.records import RIVAL, TRAIN, UNMERGED, Record
+from bench.tables import Grid, variants
+
+Point = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of the comparison: how it is worked out, and whether more of it is better."""
+
+    label: str
+    of: Callable[[Record, Point], stats.Interval | None]
+    more: bool = False
+
+
+def rival_grids(records: Sequence[Record]) -> list[Grid]:
+    """A grid for all methods that were measured beside the same implementation under the same conditions."""
+    groups: dict[str, list[tuple[Record, Point]]] = {}
+    for record in sorted(records, key=lambda record: (record.cell.name, record.cell.size or 0, record.cell_id)):
+        if record.cell.rival is not None and record.pairs:
+            for point in record.cell.points:
+                key = json.dumps(
+                    [record.cell.rival.implementation, point, context(record)], sort_keys=True, default=str
+                )
+                groups.setdefault(key, []).append((record, point))
+    return [_grid(groups[key]) for key in sorted(groups)]
+
+
+def speed(record: Record, _point: Point) -> stats.Interval | None:
+    """Training tokens per second, ours over the rival's."""
+    logs = [-stats.log_ratio(pairs) for pairs in record.pairs if pairs.phase == TRAIN]
+    return stats.ratio(logs) if logs else None
+
+
+def memory(record: Record, _point: Point) -> stats.Interval | None:
+    """Peak training memory; it has no noise."""
+    peaks = {found.state: found.value for found in record.readings if found.figure == "train_peak_bytes"}
+    if UNMERGED not in peaks or RIVAL not in peaks:
+        return None
+    value = peaks[UNMERGED] / peaks[RIVAL]
+    return stats.Interval(value, value, value, 1)
+
+
+def prefill(record: Record, point: Point) -> stats.Interval | None:
+    """Seconds of a prefill, unmerged."""
+    return _latency(record, point, "prefill")
+
+
+def decode(record: Record, point: Point) -> stats.Interval | None:
+    """Seconds of a decode step, unmerged."""
+    return _latency(record, point, "decode")
+
+
+def added_decode(record: Record, point: Point) -> stats.Interval | None:
+    """What each adds to the control's decode step, ours over the rival's; None where the rival's is lost in noise."""
+    ours, theirs = _sides(record, point, "decode")
+    found = stats.ratio_of_means([math.expm1(log) for log in ours], [math.expm1(log) for log in theirs])
+    return None if found is None else stats.Interval(*found, len(ours))
+
+
+COLUMNS = (
+    Column("train tok/s", speed, more=True),
+    Column("train mem", memory),
+    Column("prefill", prefill),
+    Column("decode", decode),
+    Column("added decode", added_decode),
+)
+
+
+def _latency(record: Record, point: Point, phase: str) -> stats.Interval | None:
+    ours, theirs = _sides(record, point, phase)
+    logs = [a - b for a, b in zip(ours, theirs, strict=True)]
+    return stats.ratio(logs) if logs else None
+
+
+def _sides(record: Record, point: Point, phase: str) -> tuple[list[float], list[float]]:
+    """Log-ratios to the control, process by process, of the method and of its rival."""
+    here = [pairs for pairs in record.pairs if (pairs.phase, pairs.batch_size, pairs.prompt_length) == (phase, *point)]
+    by_arm = [{p.process: stats.log_ratio(p) for p in here if p.arm == arm} for arm in (UNMERGED, RIVAL)]
+    shared = sorted(by_arm[0].keys() & by_arm[1].keys())
+    return [by_arm[0][process] for process in shared], [by_arm[1][process] for process in shared]
+
+
+def _grid(cells: Sequence[tuple[Record, Point]]) -> Grid:
+    first, point = cells[0]
+    rival = first.cell.rival
+    assert rival is not None
+    version = first.versions.get(rival.implementation, "")
+    config = first.cell.config
+    work = config["workload"]
+    title = " · ".join([
+        f"ours over {rival.implementation} {version}".rstrip(),
+        first.cell.model,
+        f"batch {point[0]} × {point[1]}",
+        f"training {work['train_batch_size']} × {work['train_length']}",
+        str(config["model"]["dtype"]),
+        str(config["runtime"]["name"]),
+        str(config["device"]["name"]),
+    ])  # fmt: skip
+    headers = (("method", ""), ("size", ""), *((column.label, "× rival") for column in COLUMNS))
+    rows: list[tuple[str, ...]] = []
+    best: set[tuple[int, int]] = set()
+    letters, legend = variants([record for record, _ in cells])
+    for number, (record, where) in enumerate(cells):
+        found = [column.of(record, where) for column in COLUMNS]
+        size = "" if record.cell.size is None else str(record.cell.size)
+        rows.append((f"{record.cell.name} {letters.get(record.cell_id, '')}".rstrip(), size, *map(_shown, found)))
+        best |= {(number, i) for i, one in enumerate(found, start=2) if _ahead(one, COLUMNS[i - 2].more)}
+    counts = sorted({len({pairs.process for pairs in record.pairs}) for record, _ in cells})
+    notes = (
+        *legend,
+        "added decode: what each adds to the control's decode step; blank where the rival's can't be told from nothing",
+        "both ran in the same processes; training steps in turn, latency each in turn with the control",
+        f"±: half the 95% interval over {' or '.join(map(str, counts))} processes: Student's t; added decode Fieller's",
+        f"measured on {first.machine.get('processor')}",
+    )
+    return Grid(title, headers, tuple(rows), frozenset(best), notes, "ours is ahead: so is the whole interval")
+
+
+def _ahead(interval: stats.Interval | None, more: bool) -> bool:
+    """Whether the whole interval is on our side of 1."""
+    if interval is None or interval.low is None or interval.high is None:
+        return False
+    return interval.low > 1 if more else interval.high < 1
+
+
+def _shown(interval: stats.Interval | None) -> str:
+    if interval is None:
+        return ""
+    if interval.low is None or interval.high is None or interval.low == interval.high:
+        return f"{interval.estimate:.3f}"
+    return f"{interval.estimate:.3f} ±{(interval.high - interval.low) / 2:.3f}".replace("±0.", "±.")
