@@ -8,7 +8,7 @@ orthogonality penalty is the mean Frobenius norm over all P and Q, and the chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
@@ -164,7 +164,7 @@ class Adalora(Method):
 
 
 class Triplets(nn.Module):
-    """scale * ((x Q^T) * lambda) P^T; lambda starts at zero."""
+    """scale * (x (diag(lambda) Q)^T) P^T; lambda starts at zero."""
 
     def __init__(self, projection: Projection, rank: int, scale: float, **like: Any) -> None:
         super().__init__()
@@ -174,7 +174,8 @@ class Triplets(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(functional.linear(x, self.Q) * self.lam, self.P)
+        # lambda on Q and not on the product with x, of which the backward pass would need one more [..., r]
+        return functional.linear(functional.linear(x, self.Q * self.lam.unsqueeze(1)), self.P)
 
     def folded(self, keep: Tensor) -> Branch:
         """The kept triplets as a LoRA branch: A = Q, B = P diag(lambda)."""
@@ -183,24 +184,32 @@ class Triplets(nn.Module):
 
 
 class Importance:
-    """Smoothed |w g| of one tensor, times its smoothed deviation (equations 9 to 11)."""
+    """Smoothed |w g| of each tensor, times its smoothed deviation (equations 9 to 11)."""
 
-    def __init__(self, parameter: nn.Parameter, beta1: float, beta2: float) -> None:
-        self.parameter = parameter
+    def __init__(self, parameters: Sequence[nn.Parameter], beta1: float, beta2: float) -> None:
+        self.parameters = list(parameters)
         self.beta1, self.beta2 = beta1, beta2
-        self.sensitivity = torch.zeros_like(parameter)
-        self.uncertainty = torch.zeros_like(parameter)
+        self.sensitivity = [torch.zeros_like(parameter) for parameter in parameters]
+        self.uncertainty = [torch.zeros_like(parameter) for parameter in parameters]
 
     def update(self) -> None:
-        """Takes in the gradient of this step."""
-        if self.parameter.grad is None:
+        """Takes in the gradients of this step; tensors without one keep what they have."""
+        known = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        if not known:
             return
-        now = (self.parameter.detach() * self.parameter.grad).abs()
-        self.sensitivity.lerp_(now, 1.0 - self.beta1)
-        self.uncertainty.lerp_((now - self.sensitivity).abs(), 1.0 - self.beta2)
+        sensitivity = [self.sensitivity[index] for index in known]
+        # of all tensors at once, for they are many and small
+        now = [cast(Tensor, self.parameters[index].grad).detach() for index in known]
+        now = list(torch._foreach_mul([self.parameters[index].detach() for index in known], now))
+        torch._foreach_abs_(now)
+        torch._foreach_lerp_(sensitivity, now, 1.0 - self.beta1)
+        torch._foreach_sub_(now, sensitivity)
+        torch._foreach_abs_(now)
+        torch._foreach_lerp_([self.uncertainty[index] for index in known], now, 1.0 - self.beta2)
 
-    def score(self) -> Tensor:
-        return self.sensitivity * self.uncertainty
+    def scores(self) -> list[Tensor]:
+        """One for each tensor, in its shape."""
+        return list(torch._foreach_mul(self.sensitivity, self.uncertainty))
 
 
 class AdaloraAttached(LowRankAttached):
@@ -211,39 +220,41 @@ class AdaloraAttached(LowRankAttached):
     def __init__(self, method: Adalora, model: PreTrainedModel, wrappers: Mapping[str, LowRank]) -> None:
         super().__init__(method, model, wrappers, method.terms, fold_into_weight)
         self.triplets = [cast(Triplets, branch) for _, branch in self.branches()]
-        self.importance = [
-            tuple(Importance(p, method.beta1, method.beta2) for p in (t.P, t.lam, t.Q)) for t in self.triplets
-        ]
+        tensors = [tensor for t in self.triplets for tensor in (t.P, t.lam, t.Q)]
+        self.importance = Importance(tensors, method.beta1, method.beta2)
         self.keep = [torch.ones_like(t.lam, dtype=torch.bool) for t in self.triplets]
+        self.kept_for: int | None = None
+        """The budget that ``keep`` was chosen for by the importance as it is; None when that has changed since."""
 
     def penalty(self) -> Tensor | None:
         """gamma times the mean of ||P^T P - I|| and ||Q Q^T - I|| over all projections."""
         if not self.triplets:  # served
             return None
-        identity = torch.eye(self.method.start, device=self.triplets[0].P.device)
-        norms = [
-            torch.linalg.matrix_norm(gram.float() - identity)
-            for t in self.triplets
-            for gram in (t.P.t() @ t.P, t.Q @ t.Q.t())
-        ]
-        return self.method.penalty_weight * torch.stack(norms).mean()
+        grams = torch.stack([gram for t in self.triplets for gram in (t.P.t() @ t.P, t.Q @ t.Q.t())])
+        identity = torch.eye(self.method.start, device=grams.device)
+        norms: Tensor = torch.linalg.matrix_norm(grams.float() - identity)
+        return self.method.penalty_weight * norms.mean()
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
+        if not self.triplets:
+            return
         # In the final phase the distribution stands (section 3.3): importance is kept as it was, and so who is pruned.
         if step < self.method.end:
-            for tensors in self.importance:
-                for tensor in tensors:
-                    tensor.update()
-        if self.triplets and self.method.allocates(step):
+            self.importance.update()
+            self.kept_for = None
+        if self.method.allocates(step):
             self._allocate(self.method.budget(step, len(self.triplets)))
 
     def _allocate(self, budget: int) -> None:
         """Keeps the ``budget`` most important triplets of all projections and sets lambda of the others to zero."""
-        scores = torch.cat([lam.score() + p.score().mean(0) + q.score().mean(1) for p, lam, q in self.importance])
-        keep = torch.zeros_like(scores, dtype=torch.bool)
-        keep[scores.topk(budget).indices] = True
-        self.keep = list(keep.split(self.method.start))
+        if budget != self.kept_for:
+            found = iter(self.importance.scores())
+            # the order of the tensors: P, lambda, Q of one projection after the other
+            scores = torch.cat([p.mean(0) + lam + q.mean(1) for p, lam, q in zip(found, found, found, strict=True)])
+            keep = torch.zeros_like(scores, dtype=torch.bool)
+            keep[scores.topk(budget).indices] = True
+            self.keep, self.kept_for = list(keep.split(self.method.start)), budget
         for triplets, kept in zip(self.triplets, self.keep, strict=True):
             triplets.lam.masked_fill_(~kept, 0.0)
 
@@ -269,5 +280,5 @@ class AdaloraAttached(LowRankAttached):
         folded = iter(self._folded())
         for wrapper in self.wrappers.values():
             wrapper.branches = nn.ModuleList([next(folded) for _ in wrapper.branches])
-        self.triplets, self.importance = [], []
+        self.triplets, self.importance = [], Importance([], self.method.beta1, self.method.beta2)
         super().serve()

@@ -116,11 +116,13 @@ class Projection:
 
     def pick(self, y: Tensor) -> Tensor:
         """View of this projection's share of ``y`` [..., all parts], shaped [..., groups, size]."""
+        if self.groups == 1:  # the same with fewer views, which at decode count
+            return y.narrow(-1, self.part * self.out_features, self.out_features).unsqueeze(-2)
         parts: Tensor = y.unflatten(-1, (self.groups, self.parts, -1))
         return parts[..., self.part, :]
 
     def shape(self, delta: Tensor) -> Tensor:
-        """``delta`` [..., out_features] in the shape that `pick` gives, [..., groups, size]."""
+        """``delta`` [..., out_features] in the shape that `pick` gives."""
         shaped: Tensor = delta.unflatten(-1, (self.groups, -1))
         return shaped
 

@@ -56,14 +56,15 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
+        # Straight to the branches' forward: calling a module costs a tenth of what a branch costs at decode.
         if not self.fused:
-            branch = self.branches[0]
-            return torch.add(y, branch(x), alpha=cast(float, branch.scale))
+            (branch,) = self.branches
+            return torch.add(y, branch.forward(x), alpha=cast(float, branch.scale))
         if self.copies:
             y = y.clone()
         for projection, branch in zip(self.projections, self.branches, strict=True):
             # y is fresh from the base, and no linear map needs its own output for the backward pass.
-            projection.pick(y).add_(projection.shape(branch(x)), alpha=cast(float, branch.scale))
+            projection.pick(y).add_(projection.shape(branch.forward(x)), alpha=cast(float, branch.scale))
         return y
 
 

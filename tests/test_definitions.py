@@ -190,7 +190,7 @@ def test_importance_is_smoothed_sensitivity_times_uncertainty() -> None:
     """Equations 9 to 11 of the AdaLoRA paper, written out: I and U are running means of |w g| and |I' - I|."""
     generator = torch.Generator().manual_seed(0)
     weight = nn.Parameter(torch.randn(6, 4, generator=generator))
-    importance = Importance(weight, beta1=0.85, beta2=0.9)
+    importance = Importance([weight], beta1=0.85, beta2=0.9)
     sensitivity = uncertainty = torch.zeros(6, 4)
     for _ in range(5):
         weight.grad = torch.randn(6, 4, generator=generator)
@@ -198,7 +198,7 @@ def test_importance_is_smoothed_sensitivity_times_uncertainty() -> None:
         now = (weight.detach() * weight.grad).abs()
         sensitivity = 0.85 * sensitivity + 0.15 * now
         uncertainty = 0.9 * uncertainty + 0.1 * (now - sensitivity).abs()
-    torch.testing.assert_close(importance.score(), sensitivity * uncertainty)
+    torch.testing.assert_close(importance.scores(), [sensitivity * uncertainty])
 
 
 def test_the_budget_shrinks_by_the_cube() -> None:
@@ -231,15 +231,15 @@ def test_the_least_important_triplets_are_pruned() -> None:
     attached = Adalora(rank=2, start_rank=3, total_steps=10, initial_steps=0, final_steps=5).attach(build("llama"))
     assert isinstance(attached, AdaloraAttached)
     count = len(attached.triplets) * 3
-    for index, (p, lam, q) in enumerate(attached.importance):
-        for tensor in (p, lam, q):
-            tensor.sensitivity.fill_(0.0)
-        lam.sensitivity.copy_(torch.arange(3) * len(attached.triplets) + index)  # all different
-        lam.uncertainty.fill_(1.0)
-        attached.triplets[index].lam.data.fill_(1.0)
+    importance = attached.importance
+    for index, triplets in enumerate(attached.triplets):
+        at = 3 * index + 1  # P, lambda, Q of one projection after the other; sensitivities are zero at first
+        importance.sensitivity[at].copy_(torch.arange(3) * len(attached.triplets) + index)  # all different
+        importance.uncertainty[at].fill_(1.0)
+        triplets.lam.data.fill_(1.0)
     attached.after_step(5)  # the end of the schedule
     kept = torch.stack([triplets.lam for triplets in attached.triplets]) != 0
-    scores = torch.stack([lam.score() for _, lam, _ in attached.importance])
+    scores = torch.stack(importance.scores()[1::3])
     assert int(kept.sum()) == 2 * len(attached.triplets) < count
     assert scores[kept].min() > scores[~kept].max()
 
