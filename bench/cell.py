@@ -100,7 +100,7 @@ class Children:
         for found in outcome.value.readings:
             if found.state == UNMERGED:
                 findings.readings.append(replace(found, state=RIVAL))
-        findings.notes += outcome.value.notes
+        findings.notes += [f"the rival: {note}" for note in outcome.value.notes]
         findings.facts["rival"] = {"training": outcome.value.facts["training"]}
         findings.states.append(RIVAL)
         return outcome

@@ -188,7 +188,7 @@ class Record:
     missing: tuple[Missing, ...] = ()
     pairs: tuple[Pairs, ...] = ()
     notes: tuple[str, ...] = ()
-    """Warnings that a reader of the figures needs, such as a lossy merge."""
+    """Warnings that a reader of the figures needs, such as a lossy merge; of the cell, which they need not name."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What describes the run and is not a figure: model shape, data fingerprint, losses per step, final ranks."""
     machine: Mapping[str, Any] = field(default_factory=dict)

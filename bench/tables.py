@@ -229,7 +229,7 @@ def _footnotes(part: pd.DataFrame, records: Iterable[Record], letters: Mapping[s
                     what = f"no {state} row" if figure == "*" and state not in states(record) else figure
                     why.setdefault((what.replace("*", whole), reason), []).append(name)
     lines = [f"{', '.join(dict.fromkeys(names))}: {what}: {reason}" for (what, reason), names in why.items()]
-    lines += [note for record in records for note in record.notes]
+    lines += [f"{_name(record, letters)}: {note}" for record in records for note in record.notes]
     if sharing := [_name(record, letters) for record in records if any(pair.shared_weights for pair in record.pairs)]:
         lines.append(f"{', '.join(dict.fromkeys(sharing))}: the arms shared one set of weights, as copies did not fit")
     if (part["method"] == CONTROL).any():

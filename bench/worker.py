@@ -112,9 +112,7 @@ def _serve(subject: Subject, findings: Findings, staging: Path, report: Report) 
     subject.stage = Stage.SERVED
     tolerance = ROUNDING[subject.plan.model.dtype]
     if subject.reload_error > tolerance:
-        findings.notes.append(
-            f"{attached.method.title}: read from its checkpoint, outputs change by {subject.reload_error:.2g}"
-        )
+        findings.notes.append(f"read from its checkpoint, its outputs change by {subject.reload_error:.2g}")
     _probe(subject, findings, report)
     findings.states.append(UNMERGED)
     if not attached.method.mergeable:
@@ -133,7 +131,7 @@ def _serve(subject: Subject, findings: Findings, staging: Path, report: Report) 
         findings.missing.append(Missing("*", MERGED, reason))
         return
     if attached.method.lossy_merge:
-        findings.notes.append(f"merging {attached.method.title} is lossy: outputs change by {subject.merge_error:.2g}")
+        findings.notes.append(f"the merge is lossy: outputs change by {subject.merge_error:.2g}")
     _probe(subject, findings, report)
     findings.states.append(MERGED)
 
