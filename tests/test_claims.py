@@ -534,3 +534,13 @@ def test_what_people_see() -> None:
     text = console.file.getvalue()
     for word in ("adapter-serial", "supported", "refuted", "no cells", "later", "× 1.00", "…"):
         assert (word in text) == (word != "…")
+
+
+def test_a_claim_speaks_of_our_own_methods_unless_it_says_otherwise(tmp_path: Path) -> None:
+    """A cell of the same method in other code is not among those meant, and is where it is named."""
+    theirs = dataclasses.replace(make_cell(), implementation="peft")
+    records = [timed(0.05), timed(-0.05, cell=theirs)]
+    evidence = "{quantity: decode_ratio, relation: greater, than: control}"
+    assert verdict(judge_all([claim(tmp_path, evidence)], records)) is Verdict.SUPPORTED
+    about = "{method: lora, implementation: peft}"
+    assert verdict(judge_all([claim(tmp_path, evidence, about)], records)) is Verdict.REFUTED

@@ -226,6 +226,51 @@ def test_virtual_tokens_that_do_not_fit_skip_their_cell() -> None:
     assert "20 virtual tokens" in str(skips["prefix_tuning"])
 
 
+def test_a_setting_may_speak_of_one_method() -> None:
+    """``lora.rank`` sweeps LoRA alone, whatever else the sweep has and whatever else has a rank."""
+    items = resolve(["method=lora,adalora", "lora.rank=4,16"])
+    unique = {item.cell.id: (item.cell.method, item.cell.size) for item in items}
+    assert sorted(unique.values()) == [("adalora", 8), ("lora", 4), ("lora", 16)]
+
+
+def test_a_setting_of_a_method_that_no_cell_has_is_refused() -> None:
+    """Otherwise it would be silently without effect."""
+    with pytest.raises(UsageError, match="no cell has the method adapter"):
+        compose_multirun(["method=lora", "adapter.bottleneck=4"])
+
+
+def test_any_type_of_peft_is_named_on_the_command_line() -> None:
+    """Type and configuration are peft's own words; what it is called, and how large it is, follow from them."""
+    (item,) = resolve(["method=peft", "peft.type=VERA", "peft.config.r=16"], single=True)
+    assert (item.cell.method, item.cell.implementation, item.cell.size) == ("vera", "peft", 16)
+    assert item.cell.id.startswith("tiny-peft-vera-16-")
+    (named,) = resolve(["method=peft_vera", "method.config.r=16"], single=True)
+    assert (named.cell.name, named.cell.size) == ("vera (peft)", 16)
+
+
+def test_what_peft_has_not_is_a_skipped_cell_of_a_sweep() -> None:
+    """A type or key that this release of peft lacks leaves the other cells alone."""
+    items = resolve(["method=peft", "peft.type=VERA,VERO,IA3", "peft.config.r=16"])
+    skips = {item.cell.method: item.skip for item in items}
+    assert skips["vera"] is None
+    assert "has no type VERO; did you mean VERA?" in str(skips["vero"])
+    assert "IA3Config of peft has no key r" in str(skips["ia3"])
+
+
+def test_a_rival_is_a_second_method() -> None:
+    """It is composed from the same files, has settings of its own, and makes another cell."""
+    alone, beside = (
+        resolve(["method=lora", *more], single=True)[0].cell
+        for more in ((), ("method@rival=peft_lora", "rival.config.lora_dropout=0.1"))
+    )
+    assert alone.rival is None
+    assert "rival" not in alone.config
+    assert beside.rival is not None
+    assert beside.rival.name == "lora (peft)"
+    assert beside.config["rival"]["config"] == {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
+    assert beside.id != alone.id
+
+
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
@@ -252,6 +297,14 @@ def test_a_refused_command_ends_with_status_2_and_leaves_nothing(tmp_path: Path)
     refused(command("multirun", "method=lorra", folder=tmp_path), "lorra")
     refused(command("multirun", "method=lora", "method.rank=1000", folder=tmp_path), "rank 1000")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_single_cell_that_can_not_run_is_refused_with_its_reason(tmp_path: Path) -> None:
+    """What only attaching shows is still one line and status 2, where nothing else was asked for."""
+    arguments = ("run", "method=peft", "peft.type=LORA", "peft.config.target_modules=[nothing]")
+    done = command(*arguments, f"results_dir={tmp_path}", folder=tmp_path)
+    refused(done, "peft refuses LORA", "Target modules {'nothing'} not found")
 
 
 def test_a_folder_with_a_newer_record_is_refused_and_not_touched(tmp_path: Path) -> None:

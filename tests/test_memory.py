@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.instruments.memory import Category, MemoryPeak, StorageTracker, training_step_peak
+from bench.instruments.memory import Category, MemoryPeak, StorageTracker, storages, training_step_peak
 
 FLOAT_BYTES = 4
 
@@ -166,3 +166,15 @@ def test_four_bit_weights_count_as_they_are_stored() -> None:
     assert base.weight.nbytes == 128 * 64 // 2
     assert peak.weights_bytes == adapter.nbytes + sum(tensor.nbytes for tensor in weights)
     assert peak.gradients_bytes == adapter.nbytes
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_a_sparse_tensor_counts_as_its_parts(layout: torch.layout) -> None:
+    """Values and indices are what is in memory; a tracker that knew dense tensors alone failed on the first sparse one."""
+    dense = torch.zeros(8, 8)
+    dense[0, :5] = 1.0
+    with StorageTracker() as tracker:
+        sparse = dense.to_sparse(layout=layout)
+        parts = list(storages(sparse))
+    assert sum(part.nbytes() for part in parts) >= 5 * FLOAT_BYTES
+    assert tracker.peak().total_bytes >= sum(part.nbytes() for part in parts)

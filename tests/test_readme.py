@@ -80,4 +80,11 @@ def test_the_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ids = torch.randint(3, VOCABULARY, (2, 8), generator=torch.Generator().manual_seed(0))
     names = {"batches": [ids, ids], "fresh_model": build("llama")}
     exec(compile(block, "README.md", "exec"), names)
-    assert Path("lora.safetensors").exists()
+    assert Path("lora/adapter_model.safetensors").is_file()
+
+
+def test_the_example_of_a_method_is_the_one_that_is_tested() -> None:
+    """The class on the page for authors is the file that `test_outside` sweeps, word for word."""
+    page = (ROOT / "COMPARE_YOUR_OWN_METHOD.md").read_text()
+    ((name, shown),) = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```\n<!-- end -->", page, flags=re.DOTALL)
+    assert shown == (ROOT / name).read_text()
