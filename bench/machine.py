@@ -23,6 +23,10 @@ PACKAGES = (
 )
 
 
+CODE = ("bench", "methods", "conf", "pyproject.toml")
+"""What figures depend on; a page that is being written beside them changes none."""
+
+
 @cache
 def machine() -> dict[str, Any]:
     """Processor, cores, memory and system."""
@@ -49,13 +53,15 @@ def versions(implementation: str | None = None) -> dict[str, str]:
 
 @cache
 def commit() -> str | None:
-    """The commit of this checkout, with ``-dirty`` where it has changes; None for an installed wheel."""
+    """The commit of this checkout, with ``-dirty`` where its code has changed since; None for an installed wheel."""
     folder = Path(__file__).parent
     if not (folder.parent / ".git").exists():
         return None
     try:
         head = _git(folder, "rev-parse", "HEAD")
-        return head + ("-dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        return head + (
+            "-dirty" if _git(folder.parent, "status", "--porcelain", "--untracked-files=no", "--", *CODE) else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -144,4 +144,6 @@ def _shown(interval: stats.Interval | None) -> str:
         return ""
     if interval.low is None or interval.high is None or interval.low == interval.high:
         return f"{interval.estimate:.3f}"
-    return f"{interval.estimate:.3f} ±{(interval.high - interval.low) / 2:.3f}".replace("±0.", "±.")
+    half = (interval.high - interval.low) / 2
+    digits = 3 if half < 0.1 else 2 if half < 1 else 1  # no more of them than the interval bears
+    return f"{interval.estimate:.{digits}f} ±{half:.{digits}f}".replace("±0.", "±.")

@@ -29,6 +29,16 @@ def test_tables_are_generated_from_committed_records(folder: str, shown: str) ->
     assert shown.strip() == render(read_paths([ROOT / folder]), "md").decode().strip()
 
 
+RIVALS = re.findall(r"<!-- rivals: (\S+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("folder", "shown"), RIVALS, ids=[folder for folder, _ in RIVALS])
+def test_comparisons_with_rivals_are_generated_from_committed_records(folder: str, shown: str) -> None:
+    """Of the rendering of such records, the part that puts each method beside its rival."""
+    whole = render(read_paths([ROOT / folder]), "md").decode()
+    assert shown.strip() == whole[whole.index("**ours over") :].strip()
+
+
 CLAIMS = re.findall(r"<!-- claims: ([^>]+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 
 
@@ -61,6 +71,7 @@ def test_error_rates_are_those_of_the_committed_trials() -> None:
 def test_the_readme_shows_a_table() -> None:
     """The marks are still there, so that the test above checks something."""
     assert TABLES
+    assert RIVALS
     assert CLAIMS
 
 
