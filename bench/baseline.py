@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from bench.errors import UsageError
 from bench.probes import figures
-from bench.records import AA, STRICT, Cell, Reading, Record, Status
+from bench.records import MERGED, RIVAL, STRICT, TRAIN, UNMERGED, Cell, Reading, Record, Status
 from bench.stats import log_ratio
 from bench.store import read_json, write_json
 
@@ -68,13 +68,13 @@ def keep(record: Record) -> Kept:
     known = figures()
     logs: dict[tuple[str, str, int, int, bool], list[float]] = {}
     for pairs in sorted(record.pairs, key=lambda pairs: pairs.process):
-        if pairs.arm != AA:
+        if pairs.arm in (UNMERGED, MERGED) and pairs.phase != TRAIN:  # a rival's speed is no promise of ours
             key = (pairs.phase, pairs.arm, pairs.batch_size, pairs.prompt_length, pairs.shared_weights)
             logs.setdefault(key, []).append(log_ratio(pairs))
     return Kept(
         cell_id=record.cell_id,
         cell=record.cell,
-        exact=tuple(reading for reading in record.readings if reading.figure in known and known[reading.figure].whole),
+        exact=tuple(r for r in record.readings if r.state != RIVAL and r.figure in known and known[r.figure].whole),
         latencies=tuple(Latency(*key, tuple(values)) for key, values in logs.items()),
         machine=record.machine,
         versions=record.versions,

@@ -59,7 +59,7 @@ class Children:
             notes=tuple(findings.notes),
             facts={**findings.facts, **({"detail": outcome.detail} if outcome.detail else {})},
             machine={**machine(), **findings.machine},
-            versions=versions(cell.implementation),
+            versions=versions(*implementations(cell)),
             commit=commit(),
             started=started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - clock, 3),
@@ -100,6 +100,9 @@ class Children:
         for found in outcome.value.readings:
             if found.state == UNMERGED:
                 findings.readings.append(replace(found, state=RIVAL))
+        for absent in outcome.value.missing:
+            if absent.state == UNMERGED:
+                findings.missing.append(replace(absent, state=RIVAL))
         findings.notes += [f"the rival: {note}" for note in outcome.value.notes]
         findings.facts["rival"] = {"training": outcome.value.facts["training"]}
         findings.states.append(RIVAL)
@@ -127,6 +130,11 @@ def enough(processes: int, pairs: Sequence[Pairs], precision: Mapping[str, Any])
     return all(stats.narrow(values, precision["margin"]) for values in logs.values())
 
 
+def implementations(cell: Cell) -> tuple[str, ...]:
+    """The packages whose code is measured."""
+    return (cell.implementation, *([] if cell.rival is None else [cell.rival.implementation]))
+
+
 def skipped(cell: Cell, study: str, reason: str) -> Record:
     """The record of a cell that can't be run."""
     return Record(
@@ -136,7 +144,7 @@ def skipped(cell: Cell, study: str, reason: str) -> Record:
         reason=reason,
         cell=cell,
         machine=machine(),
-        versions=versions(cell.implementation),
+        versions=versions(*implementations(cell)),
         commit=commit(),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )

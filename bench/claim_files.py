@@ -242,7 +242,9 @@ def is_key(path: str) -> bool:
     """Whether a dotted key is one of a cell's configuration."""
     group, _, rest = path.partition(".")
     if group == "method":
-        return any(rest.split(".")[0] in (method_settings(name) or ()) for name in options("method"))
+        known = [method_settings(name) for name in options("method")]
+        # a method of another package may have any setting: its class alone knows
+        return any(settings is None or rest.partition(".")[0] in settings for settings in known)
     if group in SCHEMAS:
         return rest.split(".")[0] in {item.name for item in dataclasses.fields(SCHEMAS[group])}
     return path == "seed"

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.groups import ENTRY_POINTS
+
 PACKAGES = (
     "peft-verdict",
     "torch",
@@ -40,14 +42,18 @@ def machine() -> dict[str, Any]:
 
 
 @cache
-def versions(implementation: str | None = None) -> dict[str, str]:
-    """Versions of Python and of the packages that figures depend on, that of ``implementation`` among them."""
+def versions(*implementations: str) -> dict[str, str]:
+    """Versions of Python and of the packages that figures depend on, ``implementations`` of methods among them."""
     found = {"python": platform.python_version()}
-    for package in (*PACKAGES, *([implementation] if implementation not in (None, *PACKAGES) else [])):
+    for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        package = point.module.partition(".")[0]  # which its distribution need not be called
+        if package in implementations and point.dist is not None:
+            found[package] = point.dist.version
     return found
 
 

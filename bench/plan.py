@@ -37,6 +37,7 @@ class Plan:
     method: Method
     learning_rate: float
     rival: Method | None
+    rival_learning_rate: float
     model: ModelConfig
     data: DataConfig
     workload: Workload
@@ -60,11 +61,13 @@ def read_plan(config: Mapping[str, Any]) -> Plan:
     Raises:
         UsageError: a value has the wrong type or lies outside its range, or a key is unknown.
     """
-    method, rate = _build_method(config["method"])
+    method, rate = _build_method(config["method"], "method")
+    rival, rival_rate = _build_method(config[RIVAL_KEY], RIVAL_KEY) if RIVAL_KEY in config else (None, rate)
     return Plan(
         method=method,
         learning_rate=rate,
-        rival=_build_method(config[RIVAL_KEY])[0] if RIVAL_KEY in config else None,
+        rival=rival,
+        rival_learning_rate=rival_rate,
         model=_typed(ModelConfig, config["model"], "model"),
         data=_typed(DataConfig, config["data"], "data"),
         workload=_typed(Workload, config["workload"], "workload"),
@@ -86,6 +89,7 @@ def resolve(config: Mapping[str, Any]) -> Resolved:
     _check_numbers(plan)
     _check_device(plan)
     cell = _identity(config, plan)
+    method = plan.method
     try:
         model = skeleton(plan.model)
         for method in (plan.method, *([plan.rival] if plan.rival is not None else [])):
@@ -94,7 +98,7 @@ def resolve(config: Mapping[str, Any]) -> Resolved:
     except Unsupported as reason:
         return Resolved(cell, skip=str(reason))
     except (ModelError, MethodError) as error:
-        raise UsageError(f"{plan.model.label}, {plan.method.title}: {error}") from error
+        raise UsageError(f"{plan.model.label}, {method.title}: {error}") from error
     return Resolved(cell, skip=None)
 
 
@@ -125,22 +129,22 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
-def _build_method(config: Mapping[str, Any]) -> tuple[Method, float]:
+def _build_method(config: Mapping[str, Any], key: str) -> tuple[Method, float]:
     """The method's settings, checked against the fields of its class, and the harness's learning rate for it."""
     try:
         kind = get_class(config["_target_"])
     except Exception as error:  # Hydra raises whatever the import raised
-        raise UsageError(f"method._target_: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{key}._target_: {' '.join(str(error).split())}") from error
     if not issubclass(kind, Method):
-        raise UsageError(f"method._target_: {config['_target_']} is no methods.Method; see 'Compare your own method'")
+        raise UsageError(f"{key}._target_: {config['_target_']} is no methods.Method; see 'Compare your own method'")
     settings = {key: value for key, value in config.items() if key not in HARNESS_KEYS}
     try:
         method = _merge(OmegaConf.structured(kind, flags={"readonly": False}), settings)
     except (OmegaConfBaseException, MethodError) as error:
-        raise UsageError(f"method: {_first_line(error)}") from error
+        raise UsageError(f"{key}: {_first_line(error)}") from error
     rate = config.get("learning_rate")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-        raise UsageError(f"method.learning_rate must be a positive number, not {rate}")
+        raise UsageError(f"{key}.learning_rate must be a positive number, not {rate}")
     return cast(Method, method), float(rate)
 
 

@@ -32,7 +32,7 @@ def print_table(records: Sequence[Record], console: Console) -> None:
         console.print(grid.title, style="bold", markup=False)
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
         for index in shown:
-            left = grid.headers[index][0] in ("method", "state")
+            left = grid.headers[index][0] in ("method", "rival", "state")
             header = "\n".join(_stacked(grid.headers[index]))
             # names may be long, and are folded before a figure is cut
             plain: dict[str, Any] = {"justify": "left" if left else "right", "vertical": "bottom"}
@@ -92,7 +92,7 @@ def _plain_headers(grid: Grid) -> list[str]:
 
 
 def _alignment(grid: Grid) -> list[str]:
-    return ["left" if name in ("method", "state") else "right" for name, _ in grid.headers]
+    return ["left" if name in ("method", "rival", "state") else "right" for name, _ in grid.headers]
 
 
 def _markdown(grid: Grid) -> str:

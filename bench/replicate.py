@@ -6,13 +6,14 @@ Called in a fresh process by `bench.launch`; takes plain values and returns plai
 from __future__ import annotations
 
 import copy
+import gc
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bench.config import Sharing, Switch
@@ -35,14 +36,15 @@ def measure_pairs(
     base = load_model(plan.model, plan.torch_device, plan.seed)
     arms = [CONTROL, *([AA] if plan.precision.second_control is Switch.on else []), *states]
     share = must_share(plan, base, len(arms))
+    found: list[Pairs] = []
+    if plan.rival is not None:  # before the arms are there, for training needs room of its own
+        report(TRAIN)
+        found.append(_training_pairs(plan, base, process, share, rng))
+        gc.collect()  # hooks and the models that they are on know one another
     models = dict(_arms(base, arms, plan, Path(staging), share, rng))
     del base
     effort = effort_of(plan)
     tokens = random_tokens(plan, models[CONTROL])
-    found: list[Pairs] = []
-    if plan.rival is not None:
-        report(TRAIN)
-        found.append(_training_pairs(plan, process, share, rng))
     with torch.no_grad():  # as `generate` runs
         for batch, length in plan.points():
             prompt = prompt_of(tokens, batch, length).to(plan.torch_device)
@@ -55,19 +57,19 @@ def measure_pairs(
     return found
 
 
-def _training_pairs(plan: Plan, process: int, share: bool, rng: random.Random) -> Pairs:
-    """Training steps of the method and of its rival, each on a base of its own, timed in turn."""
+def _training_pairs(plan: Plan, base: PreTrainedModel, process: int, share: bool, rng: random.Random) -> Pairs:
+    """Training steps of the method and of its rival, each on a copy of the base, timed in turn."""
     assert plan.rival is not None
     work = plan.workload
-    base = load_model(plan.model, plan.torch_device, plan.seed)
     tokens = prompt_of(random_tokens(plan, base), work.train_batch_size * work.train_steps, work.train_length)
     steps: dict[str, TrainSteps] = {}
-    methods = {UNMERGED: plan.method, RIVAL: plan.rival}
+    methods = {UNMERGED: (plan.method, plan.learning_rate), RIVAL: (plan.rival, plan.rival_learning_rate)}
     for arm in rng.sample(list(methods), 2):
+        method, rate = methods[arm]
         torch.manual_seed(plan.seed)
-        attached = methods[arm].attach(_copy(base, share))
+        attached = method.attach(_copy(base, share))
         attached.model.train()
-        steps[arm] = TrainSteps(Trainer(plan, attached, tokens.to(plan.torch_device)))
+        steps[arm] = TrainSteps(Trainer(plan, attached, tokens.to(plan.torch_device), rate))
     timed = time_pairs(steps.pop(RIVAL), steps, effort_of(plan), clock_for(plan.torch_device), rng)
     blocks = timed[UNMERGED]
     return Pairs(
@@ -120,9 +122,14 @@ def _arms(
 
 
 def _copy(base: PreTrainedModel, share: bool) -> PreTrainedModel:
-    """The same model once more, with weights of its own or, with ``share``, the same."""
-    memo = {id(tensor): tensor for tensor in weight_tensors(base)} if share else {}
+    """The same model once more, with weights of its own or, with ``share``, in the same storage."""
+    memo = {id(tensor): _alias(tensor) for tensor in weight_tensors(base)} if share else {}
     return copy.deepcopy(base, memo)
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """The same numbers; of a parameter another object, for what one model freezes another may train."""
+    return nn.Parameter(tensor.detach(), requires_grad=False) if type(tensor) is nn.Parameter else tensor
 
 
 def must_share(plan: Plan, model: PreTrainedModel, arms: int) -> bool:

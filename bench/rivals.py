@@ -1,19 +1,19 @@
-"""A method beside its rival: the same settings in other code, measured in the same processes.
+"""A method beside its rival, both measured in the same processes.
 
-Every ratio is ours over the rival's of one process, so what a process does to both is in neither: of latency, where
-each was timed against the control, the quotient of the two ratios; of training, steps timed in turn.
+Every ratio is the method's over the rival's of one process, so what a process does to both is in neither: of latency,
+where each was timed against the control, the quotient of the two ratios; of training, steps timed in turn.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench import stats
 from bench.context import context
-from bench.records import RIVAL, TRAIN, UNMERGED, Record
+from bench.records import RIVAL, TRAIN, UNMERGED, Record, Status
 from bench.tables import Grid, variants
 
 Point = tuple[int, int]
@@ -26,13 +26,15 @@ class Column:
     label: str
     of: Callable[[Record, Point], stats.Interval | None]
     more: bool = False
+    skewed: bool = False
+    """Whether the interval is far from even around the estimate, and so shown by its ends."""
 
 
 def rival_grids(records: Sequence[Record]) -> list[Grid]:
     """A grid for all methods that were measured beside the same implementation under the same conditions."""
     groups: dict[str, list[tuple[Record, Point]]] = {}
     for record in sorted(records, key=lambda record: (record.cell.name, record.cell.size or 0, record.cell_id)):
-        if record.cell.rival is not None and record.pairs:
+        if record.cell.rival is not None and record.status is Status.OK:
             for point in record.cell.points:
                 key = json.dumps(
                     [record.cell.rival.implementation, point, context(record)], sort_keys=True, default=str
@@ -42,7 +44,7 @@ def rival_grids(records: Sequence[Record]) -> list[Grid]:
 
 
 def speed(record: Record, _point: Point) -> stats.Interval | None:
-    """Training tokens per second, ours over the rival's."""
+    """Training tokens per second."""
     logs = [-stats.log_ratio(pairs) for pairs in record.pairs if pairs.phase == TRAIN]
     return stats.ratio(logs) if logs else None
 
@@ -67,7 +69,7 @@ def decode(record: Record, point: Point) -> stats.Interval | None:
 
 
 def added_decode(record: Record, point: Point) -> stats.Interval | None:
-    """What each adds to the control's decode step, ours over the rival's; None where the rival's is lost in noise."""
+    """What each adds to the control's decode step; None where what the rival adds is lost in noise."""
     ours, theirs = _sides(record, point, "decode")
     found = stats.ratio_of_means([math.expm1(log) for log in ours], [math.expm1(log) for log in theirs])
     return None if found is None else stats.Interval(*found, len(ours))
@@ -78,7 +80,7 @@ COLUMNS = (
     Column("train mem", memory),
     Column("prefill", prefill),
     Column("decode", decode),
-    Column("added decode", added_decode),
+    Column("added decode", added_decode, skewed=True),
 )
 
 
@@ -103,47 +105,83 @@ def _grid(cells: Sequence[tuple[Record, Point]]) -> Grid:
     version = first.versions.get(rival.implementation, "")
     config = first.cell.config
     work = config["workload"]
-    title = " · ".join([
-        f"ours over {rival.implementation} {version}".rstrip(),
+    words = [
+        f"beside {rival.implementation} {version}".rstrip(),
         first.cell.model,
         f"batch {point[0]} × {point[1]}",
         f"training {work['train_batch_size']} × {work['train_length']}",
         str(config["model"]["dtype"]),
         str(config["runtime"]["name"]),
         str(config["device"]["name"]),
-    ])  # fmt: skip
-    headers = (("method", ""), ("size", ""), *((column.label, "× rival") for column in COLUMNS))
+    ]
+    headers = (("method", ""), ("rival", ""), *((column.label, "× rival") for column in COLUMNS))
     rows: list[tuple[str, ...]] = []
     best: set[tuple[int, int]] = set()
     letters, legend = variants([record for record, _ in cells])
     for number, (record, where) in enumerate(cells):
         found = [column.of(record, where) for column in COLUMNS]
-        size = "" if record.cell.size is None else str(record.cell.size)
-        rows.append((f"{record.cell.name} {letters.get(record.cell_id, '')}".rstrip(), size, *map(_shown, found)))
+        shown = [_ends(one) if column.skewed else _half(one) for column, one in zip(COLUMNS, found, strict=True)]
+        rows.append((*_sides_named(record, letters), *shown))
         best |= {(number, i) for i, one in enumerate(found, start=2) if _ahead(one, COLUMNS[i - 2].more)}
     counts = sorted({len({pairs.process for pairs in record.pairs}) for record, _ in cells})
     notes = (
         *legend,
-        "added decode: what each adds to the control's decode step; blank where the rival's can't be told from nothing",
+        *_unlike([record for record, _ in cells], letters),
+        "added decode: what each adds to the control's decode step, Fieller's 95% interval; blank where the rival adds "
+        "nothing that could be told from noise",
         "both ran in the same processes; training steps in turn, latency each in turn with the control",
-        f"±: half the 95% interval over {' or '.join(map(str, counts))} processes: Student's t; added decode Fieller's",
+        f"±: half the 95% interval over {' or '.join(map(str, counts))} processes, Student's t",
         f"measured on {first.machine.get('processor')}",
     )
-    return Grid(title, headers, tuple(rows), frozenset(best), notes, "ours is ahead: so is the whole interval")
+    return Grid(
+        " · ".join(words),
+        headers,
+        tuple(rows),
+        frozenset(best),
+        notes,
+        "the method is ahead of its rival, and so is the whole interval",
+    )
 
 
 def _ahead(interval: stats.Interval | None, more: bool) -> bool:
-    """Whether the whole interval is on our side of 1."""
+    """Whether the whole interval is on the method's side of 1."""
     if interval is None or interval.low is None or interval.high is None:
         return False
     return interval.low > 1 if more else interval.high < 1
 
 
-def _shown(interval: stats.Interval | None) -> str:
+def _half(interval: stats.Interval | None) -> str:
+    """The estimate and half its interval."""
     if interval is None:
         return ""
     if interval.low is None or interval.high is None or interval.low == interval.high:
         return f"{interval.estimate:.3f}"
     half = (interval.high - interval.low) / 2
-    digits = 3 if half < 0.1 else 2 if half < 1 else 1  # no more of them than the interval bears
+    digits = 3 if half < 0.1 else 2  # no more of them than the interval bears
     return f"{interval.estimate:.{digits}f} ±{half:.{digits}f}".replace("±0.", "±.")
+
+
+def _ends(interval: stats.Interval | None) -> str:
+    """The estimate and both ends of its interval."""
+    return "" if interval is None else f"{interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def _sides_named(record: Record, letters: Mapping[str, str]) -> tuple[str, str]:
+    """Method and rival with their sizes."""
+    assert record.cell.rival is not None
+    letter = letters.get(record.cell_id, "")
+    return tuple(  # type: ignore[return-value]  # of two
+        " ".join(filter(None, (side.name, letter, "" if side.size is None else str(side.size))))
+        for side in (record.cell, record.cell.rival)
+    )
+
+
+def _unlike(records: Sequence[Record], letters: Mapping[str, str]) -> list[str]:
+    """Where the two sides do not train as many parameters: then more than the code differs."""
+    lines = []
+    for record in records:
+        trained = {r.state: r.value for r in record.readings if r.figure == "trained_parameters"}
+        if trained.get(UNMERGED) != trained.get(RIVAL):
+            sides = " and ".join(_sides_named(record, letters))
+            lines.append(f"{sides} are unlike: they train {trained.get(UNMERGED)} and {trained.get(RIVAL)} parameters")
+    return lines

@@ -27,12 +27,13 @@ class Trainer:
     neither. What the probes leave of the budget is run by `finish`.
     """
 
-    def __init__(self, plan: Plan, attached: Attached, sequences: Tensor) -> None:
-        """``sequences``: int64 [steps x batch, T], already on the device."""
+    def __init__(self, plan: Plan, attached: Attached, sequences: Tensor, learning_rate: float | None = None) -> None:
+        """``sequences``: int64 [steps x batch, T], already on the device. The learning rate: None for the plan's."""
         self.plan = plan
         self.attached = attached
         self.parameters = list(attached.trained().values())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=plan.learning_rate, weight_decay=0.0)
+        self.learning_rate = plan.learning_rate if learning_rate is None else learning_rate
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.learning_rate, weight_decay=0.0)
         self.batches = sequences.split(plan.workload.train_batch_size)
         self.clock = clock_for(plan.torch_device)
         self.losses: list[float] = []
@@ -93,7 +94,7 @@ class Trainer:
         if not math.isfinite(self.losses[-1]):
             raise Diverged(
                 f"the training loss became {self.losses[-1]} at step {len(self.losses)}: "
-                f"lower method.learning_rate ({self.plan.learning_rate}) or use a wider dtype"
+                f"lower the learning rate ({self.learning_rate}) of {self.attached.method.title} or use a wider dtype"
             )
         self.attached.after_step(len(self.losses))
         self.optimizer.zero_grad(set_to_none=True)

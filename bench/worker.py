@@ -5,6 +5,7 @@ Every function here is called in a fresh process by `bench.launch`, takes plain 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,20 @@ def measure_figures(config: Mapping[str, Any], staging: str, report: Report) -> 
     findings = Findings()
     report("loading")
     corpus = load_text(plan)
-    model = load_model(plan.model, plan.torch_device, plan.seed)
-    subject = Subject(Stage.BASE, CONTROL, plan, model, model, corpus, sum(p.numel() for p in model.parameters()))
-    findings.facts = {"model": _shape(model), "data": {"fingerprint": corpus.fingerprint, **corpus.description}}
+    subject = _subject(plan, corpus)  # nothing here holds the model beside it, so that it can be let go
+    description = {"fingerprint": corpus.fingerprint, **corpus.description}
+    findings.facts = {"model": _shape(subject.base), "data": description}
     if plan.torch_device.type == "cuda":
         findings.machine = {"accelerator": torch.cuda.get_device_name(plan.torch_device)}
     _probe(subject, findings, report)
     _train(subject, findings, report)
     _serve(subject, findings, Path(staging), report)
     return findings
+
+
+def _subject(plan: Plan, corpus: Corpus) -> Subject:
+    model = load_model(plan.model, plan.torch_device, plan.seed)
+    return Subject(Stage.BASE, CONTROL, plan, model, model, corpus, sum(p.numel() for p in model.parameters()))
 
 
 def _train(subject: Subject, findings: Findings, report: Report) -> None:
@@ -146,6 +152,7 @@ def _reloaded(subject: Subject, staging: Path) -> Attached:
     before = _logits(subject)
     subject.checkpoint = trained.save(staging / CHECKPOINT)
     del trained, subject.attached, subject.model, subject.base  # there may be no room for two
+    gc.collect()  # hooks and the model that they are on know one another
     subject.base = load_model(plan.model, plan.torch_device, plan.seed)
     subject.attached = attached = plan.method.load(subject.base, subject.checkpoint)
     subject.model = attached.model.eval()

@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of
+from methods.anatomy import anatomy_of, sizes_of
 from methods.checkpoint import Checkpoint, Origin, PeftForm, read_checkpoint, write_checkpoint
 from methods.errors import MethodError, Unsupported
 
@@ -276,9 +276,13 @@ class Attached(ABC):
 
 
 def base_of(model: PreTrainedModel) -> dict[str, object]:
-    """What a checkpoint needs of the model that it is loaded into."""
-    anatomy = anatomy_of(model)
-    return {"family": anatomy.family.name, "layers": len(anatomy.layers), "hidden_size": anatomy.hidden_size}
+    """What a checkpoint needs of the model that it is loaded into; its family by our name, or else by transformers'."""
+    try:
+        family = anatomy_of(model).family.name
+    except MethodError:
+        family = model.config.get_text_config().model_type
+    sizes = sizes_of(model)
+    return {"family": family, "layers": len(sizes.layers), "hidden_size": sizes.hidden_size}
 
 
 @contextmanager

@@ -14,8 +14,10 @@ OLD_CACHE_NAME = "past_key_values"
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """The argument of ``model.forward`` that takes a cache."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else OLD_CACHE_NAME
+    """The argument of ``model.forward`` that takes a cache; of a wrapper, that of the model inside."""
+    inside: Any = model
+    inside = inside.get_base_model() if hasattr(inside, "get_base_model") else inside
+    return "cache" if "cache" in inspect.signature(inside.forward).parameters else OLD_CACHE_NAME
 
 
 def cache_of(output: Any) -> Cache | None:

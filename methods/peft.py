@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from methods.base import Attached, Count, Method, occupied
 from methods.checkpoint import expect
 from methods.errors import MethodError, Unsupported
-from methods.peft_model import PeftAttached, library, refusals, tensors_of, try_out
+from methods.peft_model import ADAPTER, PeftAttached, library, refusals, tensors_of, try_out
 
 SIZES = ("num_virtual_tokens", "target_r", "r", "rank", "n_frequency", "oft_block_size", "block_size")
 """Keys of peft's configurations that say how large a method is; the first that a configuration sets counts."""
@@ -103,20 +103,32 @@ class Peft(Method):
                 # what it would warn of, missing keys, is an error below
                 warnings.filterwarnings("ignore", message="Found missing adapter keys")
                 wrapped = library().PeftModel.from_pretrained(model, str(path))
-            if (found := str(wrapped.peft_type.value)) != self.type:
-                raise MethodError(f"{path} is a checkpoint of {found}, not of {self.type}")
             attached = PeftAttached(self, self.type, model, wrapped, own)
-            stored = load_file(path / FILES[1])
-            expect(stored, {name: tuple(t.shape) for name, t in attached.shipped().items()}, f"peft {self.type}")
-            attached.serve()
+            with attached.or_undone():
+                self._expect(wrapped.peft_config[ADAPTER], path)
+                stored = load_file(path / FILES[1])
+                expect(stored, {name: tuple(t.shape) for name, t in attached.shipped().items()}, f"peft {self.type}")
+                attached.serve()
+                attached.call_as_generate_does()
             return attached
+
+    def _expect(self, found: Any, path: Path) -> None:
+        """Refuses a folder of another type, or of other values of what ``config`` sets."""
+        if (kind := str(found.peft_type.value)) != self.type:
+            raise MethodError(f"{path} is a checkpoint of peft's {kind}, not of {self.type}")
+        mine = self.configuration()
+        for key in self.config:
+            wanted, there = (_plain(getattr(one, key, None)) for one in (mine, found))
+            if wanted != there:
+                raise MethodError(f"{path} was made with {key} {there}, not {wanted}")
 
     def _attach(self, model: PreTrainedModel) -> Attached:
         own = tensors_of(model)
         training = model.training
         with refusals(self.type):
             wrapped = library().get_peft_model(model, self.configuration())
-            attached = PeftAttached(self, self.type, model, wrapped, own)
+        attached = PeftAttached(self, self.type, model, wrapped, own)
+        with attached.or_undone(), refusals(self.type):
             try_out(attached)
         attached.model.train(training)
         return attached
@@ -136,6 +148,11 @@ def _kinds() -> dict[str, Any]:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     return {str(kind.value): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value of a configuration as JSON would give it back: peft turns lists into sets."""
+    return sorted(map(str, value)) if isinstance(value, list | tuple | set) else getattr(value, "value", value)
 
 
 def _hint(word: str, known: list[str]) -> str:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from methods.base import Attached, Method, State
 from methods.compat import OLD_CACHE_NAME, cache_argument
 from methods.errors import MethodError, Unsupported
+from methods.exchange_lora import SOUND_STARTS
 
 ADAPTER = "default"
 """The name that peft gives an adapter when nobody gives it another."""
@@ -37,7 +38,7 @@ def refusals(kind: str) -> Iterator[None]:
     """Whatever peft raises about a configuration or a model, as the reason of a cell that can't be run."""
     try:
         yield
-    except (MethodError, torch.OutOfMemoryError, MemoryError):
+    except (MethodError, OSError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # it raises all kinds, and has none of its own
         reason = " ".join(str(error).split()) or "no reason given"
@@ -92,10 +93,36 @@ class PeftAttached(Attached):
             parameter.requires_grad_(False)
 
     def save(self, folder: Path) -> Path:
-        with refusals(self.kind):
-            self.wrapped.save_pretrained(str(folder))
-        (folder / "README.md").unlink(missing_ok=True)  # an empty model card
+        card = folder / "README.md"  # peft puts an empty model card there, or changes what is there
+        before = card.read_bytes() if card.is_file() else None
+        try:
+            with refusals(self.kind):
+                self.wrapped.save_pretrained(str(folder))
+            card.unlink(missing_ok=True)
+            if before is not None:
+                card.write_bytes(before)
+        except OSError as error:
+            raise MethodError(f"{folder} can't be written: {error}") from error
         return folder
+
+    def call_as_generate_does(self) -> None:
+        """Has ``model`` be what runs for each token when peft generates.
+
+        `PeftModel.generate` hands over to the model inside, in which peft's layers are: the wrapper runs once a text
+        and not once a token. Types that do something in the wrapper's own forward pass, which the outputs show, are
+        called through it.
+        """
+        if not isinstance(self.model, Prompted) and _same_outputs(self.wrapped, self.holder):
+            self.model = self.holder
+
+    @contextmanager
+    def or_undone(self) -> Iterator[None]:
+        """Takes peft's layers out of the model again if it turns out that they can't stay."""
+        try:
+            yield
+        except BaseException:
+            self._detach()
+            raise
 
     def _merge(self) -> None:
         if not hasattr(self.wrapped, "merge_and_unload"):
@@ -113,6 +140,12 @@ class PeftAttached(Attached):
             for name, parameter in list(module.named_parameters(recurse=False)):
                 if id(parameter) in self.own:
                     setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+
+    def detach(self) -> None:
+        start = getattr(self.wrapped.peft_config[ADAPTER], "init_lora_weights", True)
+        if start not in SOUND_STARTS:
+            raise MethodError(f"init_lora_weights {start} changed the base weights; load them anew")
+        super().detach()
 
     def _detach(self) -> None:
         if hasattr(self.wrapped, "unload"):
@@ -170,6 +203,19 @@ def _name_task(_module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]) 
     if tokens is not None:
         call.setdefault("task_ids", torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
     return args, call
+
+
+def _same_outputs(wrapped: Any, model: PreTrainedModel) -> bool:
+    ids = torch.zeros(1, 4, dtype=torch.long, device=next(model.parameters()).device)
+    training = model.training
+    try:
+        with torch.no_grad():
+            wrapped.eval()
+            return torch.equal(wrapped(input_ids=ids).logits, model(input_ids=ids).logits)
+    except Exception:  # what needs the wrapper may fail in any way without it
+        return False
+    finally:
+        wrapped.train(training)
 
 
 def try_out(attached: PeftAttached) -> None:

@@ -218,3 +218,42 @@ def test_the_study_has_every_type() -> None:
     grids = OmegaConf.load(STUDY).study.grids
     listed = {name.strip() for grid in grids for name in grid["peft.type"].split(",")}
     assert listed == {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING}
+
+
+@pytest.mark.parametrize("refused", ["attach", "load"])
+def test_a_refusal_leaves_the_model_as_it_was(refused: str, tmp_path: Path) -> None:
+    """What peft had put into the model when it turned out that it can't stay is taken out again."""
+    model = build("llama")
+    before = logits(model, tokens())
+    with pytest.raises(MethodError):
+        if refused == "attach":
+            Peft(type="TRAINABLE_TOKENS").attach(model)  # attaches, and fails at the first call
+        else:
+            Peft(type="LORA", config={"r": 8}).load(model, saved("lora", tmp_path)[1])  # which has rank 4
+    assert [type(module) for module in model.modules()] == [type(module) for module in build("llama").modules()]
+    assert torch.equal(logits(model, tokens()), before)
+    method("lora").attach(model)
+
+
+def test_a_base_that_an_initialisation_changed_is_not_given_back() -> None:
+    """PiSSA takes its start from the base weights, so detaching would leave another base behind."""
+    with pytest.raises(MethodError, match="changed the base weights"):
+        method("pissa").attach(build("llama")).detach()
+
+
+def test_a_model_card_is_left_alone(tmp_path: Path) -> None:
+    """peft's own saving writes one; whoever keeps an adapter in a repository has written theirs."""
+    attached = method("lora").attach(build("llama"))
+    (tmp_path / "README.md").write_text("mine")
+    attached.save(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("case", "inside"), [("lora", True), ("vera", True), ("poly", False), ("prompt_tuning", False)]
+)
+def test_what_is_called_is_what_generates(case: str, inside: bool, tmp_path: Path) -> None:
+    """When peft generates, the wrapper runs once and the model inside once a token; some types need the wrapper."""
+    base = build("llama")
+    attached = method(case).load(base, saved(case, tmp_path)[1])
+    assert (attached.model is base) == inside

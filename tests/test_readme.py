@@ -36,7 +36,7 @@ RIVALS = re.findall(r"<!-- rivals: (\S+) -->\n(.*?)<!-- end -->", README, flags=
 def test_comparisons_with_rivals_are_generated_from_committed_records(folder: str, shown: str) -> None:
     """Of the rendering of such records, the part that puts each method beside its rival."""
     whole = render(read_paths([ROOT / folder]), "md").decode()
-    assert shown.strip() == whole[whole.index("**ours over") :].strip()
+    assert shown.strip() == whole[whole.index("**beside") :].strip()
 
 
 CLAIMS = re.findall(r"<!-- claims: ([^>]+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import stats
 from bench.frame import frame
-from bench.records import RIVAL, TRAIN, UNMERGED, Cell, Pairs, Reading, Record, Rival
+from bench.records import RIVAL, TRAIN, UNMERGED, Cell, Pairs, Reading, Record, Rival, Status
 from bench.rivals import added_decode, decode, memory, prefill, rival_grids, speed
+from bench.store import read_paths
 from bench.tables import grids
 from tests.fakes import make_cell, make_record
 
+ROOT = Path(__file__).parent.parent
 POINT = (1, 128)
 PEFT = Rival("lora", "peft", 8)
 
@@ -109,10 +114,17 @@ def test_the_grid_marks_where_ours_is_ahead() -> None:
     ahead = record(ours=[1.05, 1.051, 1.049], theirs=[1.2, 1.2, 1.2], train=[0.9, 0.901, 0.899])
     level = record(make_cell("adapter", 16), ours=noisy, theirs=noisy[::-1], train=noisy)
     (grid,) = rival_grids([ahead, level])
-    assert [row[:2] for row in grid.rows] == [("adapter", "16"), ("lora", "8")]
+    assert [row[:2] for row in grid.rows] == [("adapter 16", "lora (peft) 8"), ("lora 8", "lora (peft) 8")]
     assert {(row, column) for row, column in grid.best if row == 1} == {(1, column) for column in range(2, 7)}
     assert {(row, column) for row, column in grid.best if row == 0} == {(0, 3)}  # memory has no noise
     assert grid.rows[1][2].startswith("1.111")
+    assert grid.rows[1][6].startswith("0.25 (0.2")
+    assert any("unlike" in note for note in grid.footnotes)  # the fake rival trains nothing that was read
+
+
+def test_a_cell_that_ended_badly_is_not_compared() -> None:
+    """What a cell timed before it failed is no comparison: the interval would be over whatever there was."""
+    assert rival_grids([dataclasses.replace(record(), status=Status.TIMEOUT, reason="too long")]) == []
 
 
 def test_the_rival_has_a_row_of_its_own() -> None:
@@ -130,3 +142,33 @@ def test_the_rival_has_a_row_of_its_own() -> None:
 def test_records_without_a_rival_make_no_grid() -> None:
     """Nothing is compared where nothing was measured beside."""
     assert rival_grids([make_record(make_cell())]) == []
+
+
+def sweep(folder: Path, *arguments: str) -> Record:
+    """One real cell, as small as they come."""
+    quick = ("precision.processes=1", "precision.pairs=1", "precision.second_control=off", "workload.train_steps=3")
+    command = [sys.executable, "-m", "bench", "run", *arguments, *quick, f"results_dir={folder}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = read_paths([folder])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharing", ["copy", "share"])
+@pytest.mark.parametrize("names", [("lora", "peft_lora"), ("prompt_tuning", "full")])
+def test_a_real_cell_measures_both(names: tuple[str, str], sharing: str, tmp_path: Path) -> None:
+    """Figures of both sides, training steps of one against the other, and latency of both against the control: whether
+    the arms have weights of their own or share them, of which one side may train what the other freezes."""
+    found = sweep(tmp_path, f"method={names[0]}", f"method@rival={names[1]}", f"device.sharing={sharing}")
+    known = {(reading.figure, reading.state) for reading in found.readings}
+    for figure in ("trained_parameters", "train_peak_bytes", "checkpoint_bytes", "decode_matmuls", "cache_length"):
+        assert {(figure, UNMERGED), (figure, RIVAL)} <= known
+    timed = {(pairs.phase, pairs.arm) for pairs in found.pairs}
+    assert {(phase, arm) for phase in ("prefill", "decode") for arm in (UNMERGED, RIVAL)} < timed
+    (train,) = [pairs for pairs in found.pairs if pairs.phase == TRAIN]
+    assert (train.arm, train.batch_size, train.prompt_length) == (UNMERGED, 2, 128)
+    assert {pairs.shared_weights for pairs in found.pairs} == {sharing == "share"}
+    assert {(missing.figure, missing.state) for missing in found.missing} >= {("rank_total", RIVAL)}
+    (grid,) = rival_grids([found])
+    assert all(grid.rows[0][:6])
