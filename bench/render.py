@@ -21,6 +21,8 @@ from bench.trials import Trials, rates
 
 BEST = "*"
 """Marks the best values on a terminal; elsewhere they are bold."""
+LEAST_NAME = 12
+"""Characters that the name of a method gets, however much else there is to show."""
 FORMATS = ("text", "md", "csv", "latex", "parquet")
 
 
@@ -32,11 +34,12 @@ def print_table(records: Sequence[Record], console: Console) -> None:
         console.print(grid.title, style="bold", markup=False)
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
         for index in shown:
-            left = grid.headers[index][0] in ("method", "rival", "state")
+            left = grid.headers[index][0] in ("method", "state")
             header = "\n".join(_stacked(grid.headers[index]))
             # names may be long, and are folded before a figure is cut
+            least = _width(grid, index) if index else LEAST_NAME
             plain: dict[str, Any] = {"justify": "left" if left else "right", "vertical": "bottom"}
-            table.add_column(header, no_wrap=index > 0, overflow="fold", min_width=0 if index else 12, **plain)
+            table.add_column(header, no_wrap=index > 0, overflow="fold", min_width=least, **plain)
         for number, row in enumerate(grid.rows):
             table.add_row(*(_styled(row[i], (number, i) in grid.best) for i in shown))
         console.print(table)
@@ -69,13 +72,18 @@ def _fitting(grid: Grid, width: int) -> list[int]:
     """Columns that fit, the core ones first and whatever their width."""
     shown: list[int] = []
     used = 0
-    for index, (header, column) in enumerate(zip(grid.headers, zip(*grid.rows, strict=True), strict=True)):
-        texts = [*_stacked(header), *(BEST * ((row, index) in grid.best) + text for row, text in enumerate(column))]
-        needed = max(map(len, texts)) + 1
+    for index in range(len(grid.headers)):
+        needed = _width(grid, index) + 1
         if index < len(KEYS) + len(CORE) or used + needed <= width:
             shown.append(index)
             used += needed
     return shown
+
+
+def _width(grid: Grid, index: int) -> int:
+    """Characters that a column needs on a terminal."""
+    column = (BEST * ((row, index) in grid.best) + cells[index] for row, cells in enumerate(grid.rows))
+    return max(map(len, (*_stacked(grid.headers[index]), *column)))
 
 
 def _stacked(header: tuple[str, str]) -> list[str]:
@@ -92,7 +100,7 @@ def _plain_headers(grid: Grid) -> list[str]:
 
 
 def _alignment(grid: Grid) -> list[str]:
-    return ["left" if name in ("method", "rival", "state") else "right" for name, _ in grid.headers]
+    return ["left" if name in ("method", "state") else "right" for name, _ in grid.headers]
 
 
 def _markdown(grid: Grid) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bench import stats
 from bench.context import context
-from bench.records import RIVAL, TRAIN, UNMERGED, Record, Status
+from bench.records import RIVAL, TRAIN, UNMERGED, Cell, Record, Rival, Status
 from bench.tables import Grid, variants
 
 Point = tuple[int, int]
@@ -114,15 +114,15 @@ def _grid(cells: Sequence[tuple[Record, Point]]) -> Grid:
         str(config["runtime"]["name"]),
         str(config["device"]["name"]),
     ]
-    headers = (("method", ""), ("rival", ""), *((column.label, "× rival") for column in COLUMNS))
+    headers = (("method", ""), *((column.label, "× rival") for column in COLUMNS))
     rows: list[tuple[str, ...]] = []
     best: set[tuple[int, int]] = set()
     letters, legend = variants([record for record, _ in cells])
     for number, (record, where) in enumerate(cells):
         found = [column.of(record, where) for column in COLUMNS]
         shown = [_ends(one) if column.skewed else _half(one) for column, one in zip(COLUMNS, found, strict=True)]
-        rows.append((*_sides_named(record, letters), *shown))
-        best |= {(number, i) for i, one in enumerate(found, start=2) if _ahead(one, COLUMNS[i - 2].more)}
+        rows.append((_named(record.cell, letters.get(record.cell_id, "")), *shown))
+        best |= {(number, i) for i, one in enumerate(found, start=1) if _ahead(one, COLUMNS[i - 1].more)}
     counts = sorted({len({pairs.process for pairs in record.pairs}) for record, _ in cells})
     notes = (
         *legend,
@@ -163,25 +163,24 @@ def _half(interval: stats.Interval | None) -> str:
 
 def _ends(interval: stats.Interval | None) -> str:
     """The estimate and both ends of its interval."""
-    return "" if interval is None else f"{interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+    return "" if interval is None else f"{interval.estimate:.2f} ({interval.low:.2f}, {interval.high:.2f})"
 
 
-def _sides_named(record: Record, letters: Mapping[str, str]) -> tuple[str, str]:
-    """Method and rival with their sizes."""
-    assert record.cell.rival is not None
-    letter = letters.get(record.cell_id, "")
-    return tuple(  # type: ignore[return-value]  # of two
-        " ".join(filter(None, (side.name, letter, "" if side.size is None else str(side.size))))
-        for side in (record.cell, record.cell.rival)
-    )
+def _named(side: Cell | Rival, letter: str) -> str:
+    """A method, its letter and its size."""
+    return " ".join(filter(None, (side.name, letter, "" if side.size is None else str(side.size))))
 
 
 def _unlike(records: Sequence[Record], letters: Mapping[str, str]) -> list[str]:
-    """Where the two sides do not train as many parameters: then more than the code differs."""
+    """Where the rival is not the same method of the same size, and where the two do not train as many parameters."""
     lines = []
     for record in records:
+        rival, letter = record.cell.rival, letters.get(record.cell_id, "")
+        assert rival is not None
+        name = _named(record.cell, letter)
+        if (rival.method, rival.size) != (record.cell.method, record.cell.size):
+            lines.append(f"{name}: the rival is {_named(rival, '')}")
         trained = {r.state: r.value for r in record.readings if r.figure == "trained_parameters"}
         if trained.get(UNMERGED) != trained.get(RIVAL):
-            sides = " and ".join(_sides_named(record, letters))
-            lines.append(f"{sides} are unlike: they train {trained.get(UNMERGED)} and {trained.get(RIVAL)} parameters")
+            lines.append(f"{name}: trains {trained.get(UNMERGED)} parameters, its rival {trained.get(RIVAL)}")
     return lines

@@ -114,12 +114,13 @@ def test_the_grid_marks_where_ours_is_ahead() -> None:
     ahead = record(ours=[1.05, 1.051, 1.049], theirs=[1.2, 1.2, 1.2], train=[0.9, 0.901, 0.899])
     level = record(make_cell("adapter", 16), ours=noisy, theirs=noisy[::-1], train=noisy)
     (grid,) = rival_grids([ahead, level])
-    assert [row[:2] for row in grid.rows] == [("adapter 16", "lora (peft) 8"), ("lora 8", "lora (peft) 8")]
-    assert {(row, column) for row, column in grid.best if row == 1} == {(1, column) for column in range(2, 7)}
-    assert {(row, column) for row, column in grid.best if row == 0} == {(0, 3)}  # memory has no noise
-    assert grid.rows[1][2].startswith("1.111")
-    assert grid.rows[1][6].startswith("0.25 (0.2")
-    assert any("unlike" in note for note in grid.footnotes)  # the fake rival trains nothing that was read
+    assert [row[0] for row in grid.rows] == ["adapter 16", "lora 8"]
+    assert "adapter 16: the rival is lora (peft) 8" in grid.footnotes
+    assert {(row, column) for row, column in grid.best if row == 1} == {(1, column) for column in range(1, 6)}
+    assert {(row, column) for row, column in grid.best if row == 0} == {(0, 2)}  # memory has no noise
+    assert grid.rows[1][1].startswith("1.111")
+    assert grid.rows[1][5].startswith("0.25 (0.2")
+    assert any("its rival None" in note for note in grid.footnotes)  # nothing was read of what the fake one trains
 
 
 def test_a_cell_that_ended_badly_is_not_compared() -> None:
@@ -171,4 +172,4 @@ def test_a_real_cell_measures_both(names: tuple[str, str], sharing: str, tmp_pat
     assert {pairs.shared_weights for pairs in found.pairs} == {sharing == "share"}
     assert {(missing.figure, missing.state) for missing in found.missing} >= {("rank_total", RIVAL)}
     (grid,) = rival_grids([found])
-    assert all(grid.rows[0][:6])
+    assert all(grid.rows[0][:5])
