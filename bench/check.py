@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.baseline import Kept, Latency, keep
 from bench.context import differing, flat
-from bench.records import Reading, Record, Status
+from bench.records import OURS, Reading, Record, Status
 from bench.regression import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 
 FREE = ("precision.", "workload.phases")
@@ -17,6 +17,7 @@ SHAPES = ("model.settings.", "method.")
 """Keys that a run may not have and its baseline lack: a shape, or a setting, that was added."""
 RANKS = "rank_"
 """Figures of a method whose shapes are decided by training, and so by rounding and by the text."""
+CHECKPOINT = "checkpoint_bytes"
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,15 @@ def _exact(kept: Kept, now: Kept) -> Iterator[Checked]:
     for reading in kept.exact:
         here = after.pop(_place(reading), None)
         figure, place = reading.figure, _words(reading)
+        why = _new_format(kept, now) if figure == CHECKPOINT and excuse is None else excuse
         if here is None:
             reason = "the figure is no longer measured"
             yield Checked(kept.cell_id, figure, place, Verdict.REGRESSED, None, reading.value, None, reason)
         elif here.value == reading.value:
             yield Checked(kept.cell_id, figure, place, Verdict.PASSED, None, reading.value, here.value)
         else:
-            verdict = Verdict.INCOMPARABLE if excuse else Verdict.REGRESSED
-            yield Checked(kept.cell_id, figure, place, verdict, None, reading.value, here.value, excuse)
+            verdict = Verdict.INCOMPARABLE if why else Verdict.REGRESSED
+            yield Checked(kept.cell_id, figure, place, verdict, None, reading.value, here.value, why)
     # what the baseline has not is a probe's that came later: nothing to compare
 
 
@@ -122,6 +124,13 @@ def _excuse(kept: Kept, now: Kept) -> str | None:
         if kept.versions.get("python") != now.versions.get("python"):
             return "training on another text, which comes with Python, may spread the ranks otherwise"
     return None
+
+
+def _new_format(kept: Kept, now: Kept) -> str | None:
+    """Our checkpoints are in peft's format, whose configuration file gains keys from release to release; peft's own
+    cells are held to the byte."""
+    was, is_now = (_minor(one.versions.get("peft")) for one in (kept, now))
+    return f"peft {was} became {is_now}" if was != is_now and kept.cell.implementation == OURS else None
 
 
 def _place(reading: Reading) -> tuple[object, ...]:

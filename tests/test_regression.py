@@ -21,7 +21,7 @@ from bench.check import check_cell, partner, worst
 from bench.errors import UsageError
 from bench.gate import check_again, check_against, status_of
 from bench.gate_report import github_annotations, print_checked, print_conclusion, write_junit
-from bench.records import CONTROL, UNMERGED, Cell, Reading, Record, Status
+from bench.records import CONTROL, OURS, UNMERGED, Cell, Reading, Record, Status
 from bench.regression import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 from bench.store import Store
 from tests.fakes import known, make_cell, make_record, pairs_at, resolved
@@ -148,6 +148,26 @@ def test_an_exact_figure_that_changed_with_transformers_is_incomparable() -> Non
     patch = record(products=50, versions={"torch": "2.13.1", "transformers": "5.24.1"})
     assert verdicts(before, minor)["decode_matmuls unmerged, 1 × 128"] is Verdict.INCOMPARABLE
     assert verdicts(before, patch)["decode_matmuls unmerged, 1 × 128"] is Verdict.REGRESSED
+
+
+@pytest.mark.parametrize(
+    ("implementation", "peft", "verdict"),
+    [
+        (OURS, "0.22.0", Verdict.INCOMPARABLE),
+        (OURS, "0.21.9", Verdict.REGRESSED),
+        ("peft", "0.22.0", Verdict.REGRESSED),
+    ],
+)
+def test_our_files_grow_with_the_format_of_peft(implementation: str, peft: str, verdict: Verdict) -> None:
+    """A new release of peft may write more into a configuration; of its own cells that is to be seen."""
+    cell = dataclasses.replace(make_cell(), implementation=implementation)
+
+    def of_size(size: int, version: str) -> Record:
+        readings = [Reading("checkpoint_bytes", size, UNMERGED)]
+        return known(cell, readings, pairs_at(around(0.0)), versions={"torch": "2.13.0", "peft": version})
+
+    found = verdicts(of_size(1000, "0.21.2"), of_size(1010, peft))
+    assert found["checkpoint_bytes unmerged"] is verdict
 
 
 @pytest.mark.parametrize(
