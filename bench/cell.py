@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from bench import stats
 from bench.config import RIVAL_KEY
-from bench.findings import Findings
+from bench.findings import Findings, Timed
 from bench.launch import Launcher, Outcome
 from bench.machine import commit, machine, versions
 from bench.records import AA, RIVAL, UNMERGED, Cell, Pairs, Record, Status
@@ -38,7 +38,7 @@ class Children:
     def __call__(self, cell: Cell, study: str, listen: Listen) -> Record:
         """One child for the figures, then one for each latency replicate."""
         started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-        pairs: list[Pairs] = []
+        timed = Timed()
         with tempfile.TemporaryDirectory(prefix="peft-verdict-") as staging:
             outcome = self._call("bench.worker:measure_figures", cell.config, staging, listen=listen)
             findings = outcome.value if outcome.status is Status.OK else Findings()
@@ -46,7 +46,7 @@ class Children:
                 outcome = self._rival(cell, staging, findings, listen)
             if outcome.status is Status.OK:
                 arguments = (cell.config, staging, findings.states)
-                outcome = self.replicate("bench.replicate:measure_pairs", cell.config, arguments, pairs, listen)
+                outcome = self.replicate("bench.replicate:measure_pairs", cell.config, arguments, timed, listen)
         return Record(
             cell_id=cell.id,
             study=study,
@@ -55,9 +55,13 @@ class Children:
             cell=cell,
             readings=tuple(findings.readings),
             missing=tuple(findings.missing),
-            pairs=tuple(pairs),
-            notes=tuple(findings.notes),
-            facts={**findings.facts, **({"detail": outcome.detail} if outcome.detail else {})},
+            pairs=tuple(timed.pairs),
+            notes=(*findings.notes, *timed.notes),
+            facts={
+                **findings.facts,
+                **({"card": timed.cards} if timed.cards else {}),
+                **({"detail": outcome.detail} if outcome.detail else {}),
+            },
             machine={**machine(), **findings.machine},
             versions=versions(*implementations(cell)),
             commit=commit(),
@@ -70,13 +74,13 @@ class Children:
         function: str,
         config: Mapping[str, Any],
         arguments: Sequence[Any],
-        pairs: list[Pairs],
+        timed: Timed,
         listen: Listen,
     ) -> Outcome:
-        """One child after the other adds its pairs, until there are enough of them; returns how the last one ended."""
+        """Child after child adds what it found, until there are enough of them; returns how the last one ended."""
         outcome = Outcome(Status.OK)
         for process in itertools.count():
-            if enough(process, pairs, config["precision"]):
+            if enough(process, timed.pairs, config["precision"]):
                 return outcome
 
             def tell(phase: str, process: int = process) -> None:
@@ -85,7 +89,7 @@ class Children:
             outcome = self._call(function, *arguments, process, listen=tell, start=config["precision"]["start"])
             if outcome.status is not Status.OK:
                 return outcome
-            pairs.extend(outcome.value)
+            timed.add(outcome.value)
         raise AssertionError("the count has no end")
 
     def _rival(self, cell: Cell, staging: str, findings: Findings, listen: Listen) -> Outcome:

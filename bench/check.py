@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.baseline import Kept, Latency, keep
+from bench.config import ADDED
 from bench.context import differing, flat
 from bench.records import OURS, Reading, Record, Status
 from bench.regression import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
@@ -77,7 +78,7 @@ def unlike(kept: Kept, now: Kept) -> list[str]:
 
 
 def _like(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat(config).items() if not key.startswith(FREE)}
+    return {key: value for key, value in {**ADDED, **flat(config)}.items() if not key.startswith(FREE)}
 
 
 def _minor(version: str | None) -> str | None:

@@ -26,6 +26,12 @@ Overrides = Annotated[
     typer.Argument(help="Hydra overrides, such as method=lora method.rank=4 model=gpt2.", show_default=False),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what is recorded already.")]
+Within = Annotated[
+    float | None,
+    typer.Option(
+        "--within", help="Minutes after which no further cell is started; the same command goes on.", show_default=False
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list the cells, run none.")]
 
 
@@ -35,16 +41,16 @@ def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = Fal
     from bench.compose import compose_run
     from bench.session import run_command
 
-    raise typer.Exit(run_command(compose_run(overrides or []), fresh=fresh, dry_run=dry_run))
+    raise typer.Exit(run_command([compose_run(overrides or [])], fresh=fresh, dry_run=dry_run))
 
 
 @app.command()
-def multirun(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False) -> None:
+def multirun(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False, within: Within = None) -> None:
     """Measure a grid of cells: study=default, or commas in overrides (method=lora,adapter method.rank=4,16)."""
     from bench.compose import compose_multirun
     from bench.session import run_command
 
-    raise typer.Exit(run_command(compose_multirun(overrides or []), fresh=fresh, dry_run=dry_run))
+    raise typer.Exit(run_command(compose_multirun(overrides or []), fresh, dry_run, within))
 
 
 @app.command()

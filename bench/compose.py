@@ -49,22 +49,28 @@ def compose_run(arguments: Sequence[str]) -> Sweep:
         return _sweep(*_applicable([list(arguments)]))
 
 
-def compose_multirun(arguments: Sequence[str]) -> Sweep:
-    """The grid of a study with the overrides of the command line on top; ``study=default`` where none is named.
+def compose_multirun(arguments: Sequence[str]) -> list[Sweep]:
+    """The grid of each study named, with the overrides of the command line on top; ``study=default`` where none is.
 
     Raises:
         UsageError: an override is unknown or malformed.
     """
     with _hydra():
-        parsed = _parse(arguments)
-        given = {override.get_key_element().lstrip("+~"): override for override in parsed}
-        extra = [] if "study" in given else [f"study={DEFAULT_STUDY}"]
-        study = DEFAULT_STUDY if extra else _value(given["study"])
-        jobs = []
-        for grid in [{}] if study is None else _grids(study):
-            swept = _parse([f"{key}={value}" for key, value in grid.items() if key not in given])
-            jobs += [[*extra, *job] for job in _cross([*swept, *parsed])]
-        return _sweep(*_applicable(jobs))
+        parsed = _parse(arguments, studies=True)
+        rest = [override for override in parsed if override.get_key_element().lstrip("+~") != "study"]
+        named = [override for override in parsed if override not in rest] or [_parse_one(f"study={DEFAULT_STUDY}")]
+        return [_study(argument, rest) for (argument,) in _cross(named)]
+
+
+def _study(argument: str, parsed: Sequence[Override]) -> Sweep:
+    """One study, chosen by ``argument``."""
+    given = {override.get_key_element().lstrip("+~") for override in parsed}
+    name = _value(_parse_one(argument))
+    jobs = []
+    for grid in [{}] if name is None else _grids(name):
+        swept = _parse([f"{key}={value}" for key, value in grid.items() if key not in given])
+        jobs += [[argument, *job] for job in _cross([*swept, *parsed])]
+    return _sweep(*_applicable(jobs))
 
 
 @contextmanager
@@ -81,14 +87,14 @@ def _hydra() -> Iterator[None]:
         raise UsageError(_line(error)) from error
 
 
-def _parse(arguments: Sequence[str]) -> list[Override]:
+def _parse(arguments: Sequence[str], studies: bool = False) -> list[Override]:
     loader = GlobalHydra.instance().config_loader()  # knows the names that glob() stands for
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     for override in parsed:
         key = override.key_or_group
         if override.is_hydra_override():
             raise UsageError(f"{key}: Hydra's own settings have no effect here; leave it out")
-        if key.partition(".")[0] in UNSWEPT and override.is_sweep_override():
+        if key.partition(".")[0] in UNSWEPT and override.is_sweep_override() and not (studies and key == "study"):
             raise UsageError(f"{key} can't be swept: give each its own command")
         if key in GROUPS and not override.is_delete():
             _check_names(key, override)

@@ -17,6 +17,16 @@ RIVAL_KEY = "rival"
 """Where a cell's configuration has a second method, composed from the same files: ``method@rival=NAME``."""
 
 
+ADDED = {
+    "workload.gradient_checkpointing": "off",
+    "runtime.execution": "eager",
+    "runtime.cache": "dynamic",
+    "runtime.backend": "inductor",
+}
+"""Settings that came later, at the value that every cell had before: at it they are no part of a cell's identity, so
+that records and baselines from before are of the same cells."""
+
+
 class Switch(StrEnum):
     """off or on."""
 
@@ -54,15 +64,41 @@ class Workload:
     """Sequences of ``train_length`` tokens that loss and accuracy are measured on."""
     batch_sizes: list[int] = MISSING
     prompt_lengths: list[int] = MISSING
+    gradient_checkpointing: Switch = Switch.off
+    """Whether a training step computes activations again rather than keep them."""
     phases: list[Phase] = field(default_factory=lambda: list(Phase))
     """Of which latency is timed; structure and cache are read in any case."""
 
 
+class Execution(StrEnum):
+    """How a step comes to run on the device."""
+
+    eager = "eager"
+    """Python launches one operation after the other."""
+    compile = "compile"
+    """``torch.compile`` made code of the model."""
+    cudagraph = "cudagraph"
+    """One CUDA graph, captured once and replayed."""
+
+
+class CacheKind(StrEnum):
+    """Where keys and values are kept while tokens are decoded."""
+
+    dynamic = "dynamic"
+    """In tensors that grow by concatenation."""
+    static = "static"
+    """In tensors of their final length, whose addresses stay: compiled code and graphs need that."""
+
+
 @dataclass
 class Runtime:
-    """How the model is executed."""
+    """How the model is executed when latency is timed."""
 
     name: str = MISSING
+    execution: Execution = Execution.eager
+    cache: CacheKind = CacheKind.dynamic
+    backend: str = "inductor"
+    """What ``torch.compile`` hands its graphs to."""
 
 
 @dataclass
@@ -125,6 +161,8 @@ class Study:
     title: str = ""
     grids: list[dict[str, str]] = field(default_factory=list)
     """Grids to run one after the other, where one alone (``hydra.sweeper.params``) would cross too much."""
+    published: list[dict[str, Any]] = field(default_factory=list)
+    """What others have published of it: see `bench.published`."""
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bench.config import ADDED
 from bench.records import Record
 
 FREE = ("method", "rival", "precision", "seed")
@@ -16,13 +17,18 @@ UNTOLD = ("method._target_", "rival._target_")
 
 def context(record: Record) -> dict[str, Any]:
     """What must be the same for two rows to be compared, by dotted key."""
-    whole = flat(record.cell.config)
+    whole = configured(record)
     held = {key: value for key, value in whole.items() if key.split(".")[0] not in FREE and key not in POINTS}
     versions = {name: record.versions.get(name) for name in ("torch", "transformers", "python")}
     device = {"machine": record.machine.get("processor"), "accelerator": record.machine.get("accelerator")}
     if record.cell.config["device"]["threads"] is None:  # then torch takes as many as there are
         device["cores"] = record.machine.get("cores")
     return {**held, **versions, **device}
+
+
+def configured(record: Record) -> dict[str, Any]:
+    """The whole configuration of a cell by dotted key, settings that came after it included."""
+    return {**ADDED, **flat(record.cell.config)}
 
 
 def settings(record: Record) -> dict[str, Any]:

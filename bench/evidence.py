@@ -15,7 +15,7 @@ from typing import Any
 
 from bench import stats
 from bench.claim_files import Evidence, Relation, Selector
-from bench.context import context, differing, flat
+from bench.context import configured, context, differing, flat
 from bench.figures import Scope
 from bench.probes import figures
 from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Record
@@ -107,7 +107,7 @@ class Test:
 
 def selects(selector: Selector, record: Record) -> bool:
     """Whether a record is of the cells meant."""
-    known = flat(record.cell.config)
+    known = configured(record)
     named = record.cell.method in selector.method and record.cell.implementation == selector.implementation
     return named and all(known.get(key) == value for key, value in selector.where.items())
 

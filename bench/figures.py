@@ -16,6 +16,7 @@ class Unit(StrEnum):
     TOKENS = "tokens"
     COUNT = "count"
     FLOPS = "FLOPs"
+    JOULES = "joules"
     RATIO = "ratio"
     NATS = "nats"
     BITS = "bits"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.records import Cell, Missing, Reading
+from bench.records import Cell, Missing, Pairs, Reading
 
 
 @dataclass(frozen=True)
@@ -28,3 +28,19 @@ class Findings:
     """What only a child sees of the machine: the accelerator."""
     states: list[str] = field(default_factory=list)
     """States of the method that can be timed."""
+
+
+@dataclass
+class Timed:
+    """What replicates found."""
+
+    pairs: list[Pairs] = field(default_factory=list)
+    cards: list[dict[str, Any]] = field(default_factory=list)
+    """The state of the graphics card, seen when timing began and when it had ended."""
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: Timed) -> None:
+        """Joins what one more replicate found."""
+        self.pairs += other.pairs
+        self.cards += other.cards
+        self.notes += [note for note in other.notes if note not in self.notes]

@@ -151,7 +151,15 @@ def _latency(record: Record, state: str, batch: int, length: int) -> dict[str, A
             found |= {f"{phase}_seconds": stats.seconds([p.control_seconds for p in mine]), f"{phase}_ratio": 1.0}
         else:
             found |= _ratio_columns(phase, mine)
+        if (busy := _reading(record, f"{phase}_busy_seconds", state, batch, length)) is not None:
+            found[f"{phase}_busy"] = min(1.0, busy / found[f"{phase}_seconds"])
     return found
+
+
+def _reading(record: Record, figure: str, state: str, batch: int, length: int) -> float | None:
+    place = (figure, state, batch, length)
+    found = (r.value for r in record.readings if (r.figure, r.state, r.batch_size, r.prompt_length) == place)
+    return next(found, None)
 
 
 def _ratio_columns(phase: str, pairs: Sequence[Pairs]) -> Mapping[str, Any]:

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
-from bench.instruments.timing import Decode, Steps, clock_for, time_pairs
+from bench.findings import Timed
+from bench.instruments.steps import Decode, Steps
+from bench.instruments.timing import clock_for, time_pairs
 from bench.models import load_model
 from bench.records import Pairs
 from bench.replicate import effort_of, random_tokens
@@ -44,7 +46,7 @@ class Slowed:
 
 def measure_injected(
     config: Mapping[str, Any], slowdowns: Mapping[str, float], process: int, report: Callable[[str], None]
-) -> list[Pairs]:
+) -> Timed:
     """One replicate: a decode step of identical copies of the base, each slowed as its arm says, against the control.
 
     The control runs inside the same wrapper, slowed by nothing, so that the wrapper itself is no difference.
@@ -61,7 +63,9 @@ def measure_injected(
     with torch.no_grad():
         steps = {arm: Slowed(Decode(model, prompt), arms[arm]) for arm, model in models.items()}
         timed = time_pairs(steps.pop("control"), steps, effort_of(plan), clock_for(plan.torch_device), rng)
-    return [
-        Pairs(process, "decode", arm, batch, length, **vars(blocks), shared_weights=False)
-        for arm, blocks in timed.items()
-    ]
+    return Timed(
+        [
+            Pairs(process, "decode", arm, batch, length, **vars(blocks), shared_weights=False)
+            for arm, blocks in timed.items()
+        ]
+    )

@@ -11,17 +11,31 @@ import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch.compiler import list_backends
 
-from bench.config import HARNESS_KEYS, RIVAL_KEY, Device, DeviceType, Precision, Runtime, Workload
+from bench.config import (
+    ADDED,
+    HARNESS_KEYS,
+    RIVAL_KEY,
+    CacheKind,
+    Device,
+    DeviceType,
+    Execution,
+    Precision,
+    Runtime,
+    Switch,
+    Workload,
+)
 from bench.errors import UsageError
 from bench.findings import Resolved
-from bench.instruments.timing import MOST_STEPS
+from bench.instruments.steps import MOST_STEPS
 from bench.models import ModelError, skeleton
 from bench.records import Cell, Rival
 from bench.sources import DataConfig, ModelConfig
 from bench.stats import margin_log
 from methods import Method, MethodError, Unsupported
 from methods.anatomy import sizes_of
+from methods.compat import recompute_activations
 
 MOST_THREADS = 1024
 MOST_PROCESSES = 12
@@ -78,8 +92,10 @@ def read_plan(config: Mapping[str, Any]) -> Plan:
     )
 
 
-def resolve(config: Mapping[str, Any]) -> Resolved:
+def resolve(config: Mapping[str, Any], here: bool = True) -> Resolved:
     """Checks everything about a cell that can be told without weights, and gives it its identity.
+
+    ``here``: whether it is to run on this machine, which must then have its device.
 
     Raises:
         UsageError: something that the person who typed the command should put right.
@@ -87,18 +103,24 @@ def resolve(config: Mapping[str, Any]) -> Resolved:
     _check_finite(config, "")
     plan = read_plan(config)
     _check_numbers(plan)
-    _check_device(plan)
+    if here:
+        _check_device(plan)
+    _check_runtime(plan)
     cell = _identity(config, plan)
     method = plan.method
     try:
+        if plan.runtime.execution is Execution.cudagraph and plan.device.type is not DeviceType.cuda:
+            raise Unsupported(f"runtime={plan.runtime.name}: CUDA graphs need device=cuda")
         model = skeleton(plan.model)
+        if plan.workload.gradient_checkpointing is Switch.on:
+            recompute_activations(model)
         for method in (plan.method, *([plan.rival] if plan.rival is not None else [])):
             method.check(model)
             _check_positions(plan, method, sizes_of(model).max_positions)
     except Unsupported as reason:
         return Resolved(cell, skip=str(reason))
-    except (ModelError, MethodError) as error:
-        raise UsageError(f"{plan.model.label}, {method.title}: {error}") from error
+    except (ModelError, MethodError, ValueError) as error:
+        raise UsageError(f"{plan.model.label}, {method.title}: {' '.join(str(error).split())}") from error
     return Resolved(cell, skip=None)
 
 
@@ -107,7 +129,7 @@ def _identity(config: Mapping[str, Any], plan: Plan) -> Cell:
     methods = {"method": plan.method} | ({} if plan.rival is None else {RIVAL_KEY: plan.rival})
     full = {
         **{name: _spelt_out(config[name], method) for name, method in methods.items()},
-        **{key: value for key, value in config.items() if key not in methods},
+        **_as_before({key: value for key, value in config.items() if key not in methods}),
     }
     return Cell(
         method=plan.method.title,
@@ -123,6 +145,16 @@ def _identity(config: Mapping[str, Any], plan: Plan) -> Cell:
 
 def _spelt_out(given: Mapping[str, Any], method: Method) -> dict[str, Any]:
     return {**{key: given[key] for key in HARNESS_KEYS}, **_plain(asdict(method))}
+
+
+def _as_before(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the settings of `ADDED` that have the value which all cells had before."""
+    return {
+        group: {key: value for key, value in values.items() if (f"{group}.{key}", value) not in ADDED.items()}
+        if isinstance(values, Mapping)
+        else values
+        for group, values in config.items()
+    }
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,6 +245,16 @@ def _check_numbers(plan: Plan) -> None:
 def _check_device(plan: Plan) -> None:
     if plan.device.type is DeviceType.cuda and not torch.cuda.is_available():
         raise UsageError("device=cuda: torch sees no CUDA device on this machine; use device=cpu")
+
+
+def _check_runtime(plan: Plan) -> None:
+    runtime = plan.runtime
+    if runtime.execution is not Execution.eager and runtime.cache is not CacheKind.static:
+        raise UsageError(
+            f"runtime.cache={runtime.cache}: {runtime.execution} needs addresses that stay; use runtime.cache=static"
+        )
+    if runtime.execution is Execution.compile and runtime.backend not in (known := list_backends(exclude_tags=())):
+        raise UsageError(f"runtime.backend={runtime.backend}: torch.compile knows {', '.join(known)}")
 
 
 def _check_positions(plan: Plan, method: Method, room: int | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
-from bench.instruments.timing import Decode
+from bench.instruments.steps import Decode
 from bench.models import load_model
 from bench.subject import prompt_of
 from bench.training import Trainer

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from bench.errors import UsageError
 from bench.frame import export
+from bench.published import published_grids
 from bench.records import Record
 from bench.rivals import rival_grids
 from bench.tables import CORE, EXTRA, KEYS, Grid, grids
@@ -28,7 +29,7 @@ FORMATS = ("text", "md", "csv", "latex", "parquet")
 
 def print_table(records: Sequence[Record], console: Console) -> None:
     """The comparison, as wide as the console."""
-    for grid in [*grids(records, (*CORE, *EXTRA)), *rival_grids(records)]:
+    for grid in _all_grids(records, (*CORE, *EXTRA)):
         shown = _fitting(grid, console.width)
         # the title stands outside, so that it is not folded to the table's width
         console.print(grid.title, style="bold", markup=False)
@@ -60,8 +61,13 @@ def render(records: Sequence[Record], format: str) -> bytes:
         return bytes(export(records).to_parquet(None, index=False))
     if format not in ("md", "latex"):
         raise UsageError(f"--format {format}: there are {', '.join(FORMATS)}")
-    parts = [(_markdown if format == "md" else _latex)(grid) for grid in (*grids(records, CORE), *rival_grids(records))]
+    parts = [(_markdown if format == "md" else _latex)(grid) for grid in _all_grids(records, CORE)]
     return "\n".join(parts).encode()
+
+
+def _all_grids(records: Sequence[Record], wanted: Sequence[str]) -> list[Grid]:
+    """The methods beside one another, then beside their rivals, then beside what others have published."""
+    return [*grids(records, wanted), *rival_grids(records), *published_grids(records)]
 
 
 def _notes(grid: Grid, mark: str) -> list[str]:

@@ -9,6 +9,7 @@ import copy
 import gc
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bench.config import Sharing, Switch
-from bench.instruments.timing import PHASES, Effort, clock_for, time_pairs
+from bench.findings import Timed
+from bench.instruments.card import Nvml, remarks
+from bench.instruments.steps import PHASES
+from bench.instruments.timing import Effort, clock_for, time_pairs
 from bench.models import load_model
 from bench.plan import Plan
 from bench.records import AA, CONTROL, MERGED, RIVAL, TRAIN, UNMERGED, Pairs
@@ -29,7 +33,7 @@ from methods.anatomy import embedding_shape
 
 def measure_pairs(
     config: Mapping[str, Any], staging: str, states: Sequence[str], process: int, report: Report
-) -> list[Pairs]:
+) -> Timed:
     """One replicate: every state and a second control against the control, both phases at every workload point."""
     plan = start(config)
     rng = random.Random(f"{plan.seed}-{process}")
@@ -37,6 +41,8 @@ def measure_pairs(
     arms = [CONTROL, *([AA] if plan.precision.second_control is Switch.on else []), *states]
     share = must_share(plan, base, len(arms))
     found: list[Pairs] = []
+    card = Nvml.of(plan.torch_device) if plan.torch_device.type == "cuda" else None
+    seen = [] if card is None else [card.look()]
     if plan.rival is not None:  # before the arms are there, for training needs room of its own
         report(TRAIN)
         found.append(_training_pairs(plan, base, process, share, rng))
@@ -50,11 +56,13 @@ def measure_pairs(
             prompt = prompt_of(tokens, batch, length).to(plan.torch_device)
             for phase in plan.workload.phases:
                 report(phase)
-                steps = {arm: PHASES[phase](model, prompt) for arm, model in models.items()}
+                steps = {arm: PHASES[phase](model, prompt, plan.runtime) for arm, model in models.items()}
                 timed = time_pairs(steps.pop(CONTROL), steps, effort, clock_for(plan.torch_device), rng)
                 for arm, blocks in timed.items():
                     found.append(Pairs(process, str(phase), arm, batch, length, **vars(blocks), shared_weights=share))
-    return found
+    if card is not None:
+        seen.append(card.look())  # at once, while it is as it was
+    return Timed(found, [asdict(one) for one in seen], remarks(seen))
 
 
 def _training_pairs(plan: Plan, base: PreTrainedModel, process: int, share: bool, rng: random.Random) -> Pairs:

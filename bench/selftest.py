@@ -17,9 +17,9 @@ from rich.console import Console
 
 from bench.cell import Children
 from bench.errors import UsageError
-from bench.findings import Resolved
+from bench.findings import Resolved, Timed
 from bench.machine import commit, machine, versions
-from bench.records import Pairs, Status
+from bench.records import Status
 from bench.stats import log_ratio
 from bench.store import read_json, write_json
 from bench.trials import TRIALS_SCHEMA, Run, Trials
@@ -80,13 +80,13 @@ def run_trials(path: Path, item: Resolved, wanted: int, noisy: bool, children: C
 
 def _run(number: int, item: Resolved, children: Children) -> Run:
     arms = {arm: slow for arm, slow in SLOWDOWNS.items() if number % EVERY == 0 or arm not in SELDOM}
-    pairs: list[Pairs] = []
+    timed = Timed()
     started = time.monotonic()
     config = item.cell.config
-    outcome = children.replicate("bench.injection:measure_injected", config, (config, arms), pairs, str)
+    outcome = children.replicate("bench.injection:measure_injected", config, (config, arms), timed, str)
     if outcome.status is not Status.OK:
         raise UsageError(f"run {number + 1} {outcome.status}: {outcome.reason}")
-    logs = {arm: tuple(log_ratio(own) for own in pairs if own.arm == arm) for arm in arms}
+    logs = {arm: tuple(log_ratio(own) for own in timed.pairs if own.arm == arm) for arm in arms}
     return Run(logs, round(time.monotonic() - started, 2))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -33,8 +35,19 @@ from bench.sweep import Summary, resolve_cells, run_sweep
 OK, VERDICT = 0, 1
 
 
-def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
-    """Runs a sweep and prints its table; returns the exit status."""
+def run_command(sweeps: Sequence[Sweep], fresh: bool, dry_run: bool, minutes: float | None = None) -> int:
+    """Runs sweeps one after the other and prints their tables; returns the exit status.
+
+    Raises:
+        UsageError: ``minutes`` is no time, or something is to be put right in what a sweep asks for.
+    """
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UsageError(f"--within must be a positive number of minutes, not {minutes}")
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    return max([_run(sweep, fresh, dry_run, deadline) for sweep in sweeps])
+
+
+def _run(sweep: Sweep, fresh: bool, dry_run: bool, deadline: float | None) -> int:
     console = Console(highlight=False)
     for note in sweep.notes:
         console.print(f"note: {note}", markup=False)
@@ -51,7 +64,11 @@ def run_command(sweep: Sweep, fresh: bool, dry_run: bool) -> int:
             console.print(line, markup=False, soft_wrap=True)
         return OK
     store.open()
-    summary = run_sweep(resolved, sweep.study, store, Children(launcher, sweep.time_limit), Progress(console), fresh)
+    measure = Children(launcher, sweep.time_limit)
+    summary = run_sweep(resolved, sweep.study, store, measure, Progress(console), fresh, deadline)
+    if summary.left == len(resolved):
+        console.print(f"{sweep.study}: no time was left for a cell; the same command goes on", markup=False)
+        return OK
     _refuse_if_none([r.reason if r.status is Status.SKIPPED else None for r in summary.records])
     if sweep.profile:
         _trace(summary, store, launcher, sweep.time_limit, console)
@@ -201,6 +218,8 @@ def _close(summary: Summary, store: Store, console: Console) -> None:
         f"{cells}: {ended}; {summary.seconds:.0f} s; records in {store.folder}",
         markup=False,
     )
+    if summary.left:
+        console.print(f"time is up: {summary.left} more to run; the same command goes on", markup=False)
     if not summary.failed:
         console.print(f"verdicts on what is said of these methods: python -m bench claims {store.folder}", markup=False)
     for record in summary.failed:

@@ -26,6 +26,8 @@ class Summary:
     kept: list[Record] = field(default_factory=list)
     """Records that were there already."""
     seconds: float = 0.0
+    left: int = 0
+    """Cells that were not started, for want of time."""
 
     @property
     def records(self) -> list[Record]:
@@ -60,9 +62,17 @@ def resolve_cells(
 
 
 def run_sweep(
-    resolved: Sequence[Resolved], study: str, store: Store, measure: Measure, progress: Progress, fresh: bool
+    resolved: Sequence[Resolved],
+    study: str,
+    store: Store,
+    measure: Measure,
+    progress: Progress,
+    fresh: bool,
+    deadline: float | None = None,
 ) -> Summary:
     """Runs the cells whose record is missing or did not end well; with ``fresh`` all of them.
+
+    ``deadline``, by `time.monotonic`: no cell is started that, if it takes as long as the longest so far, ends later.
 
     Raises:
         UsageError: a record of the folder can't be read.
@@ -78,7 +88,11 @@ def run_sweep(
             todo.append(item)
     started = time.monotonic()
     with progress.sweep(len(todo), len(summary.kept)):
-        for item in todo:
+        for number, item in enumerate(todo):
+            longest = max((record.seconds for record in summary.ran), default=0.0)
+            if deadline is not None and time.monotonic() + longest > deadline:
+                summary.left = len(todo) - number
+                break
             summary.ran.append(_run_cell(item, study, store, measure, progress))
     summary.seconds = time.monotonic() - started
     return summary

@@ -25,7 +25,18 @@ from bench.units import scale_for, show
 KEYS = ("method", "size", "state")
 CORE = ("trained_parameters", "train_peak_bytes", "train_tokens_per_second", "prefill_ratio", "decode_ratio")
 """The figures that fit 80 columns; `EXTRA` follow where there is room."""
-EXTRA = ("loss_after", "checkpoint_bytes", "cache_length", "decode_matmul_chain", "merge_error", "shipped_parameters")
+EXTRA = (
+    "loss_after",
+    "checkpoint_bytes",
+    "cache_length",
+    "decode_matmul_chain",
+    "decode_busy",
+    "merge_error",
+    "shipped_parameters",
+)
+
+DEVICE_BOUND = 0.9
+"""From this part of a step on the device, not the host that feeds it, is what was timed."""
 
 UNMARKED = frozenset({Unit.TOKENS_PER_SECOND, Unit.SECONDS})
 """Units of clock readings without an interval: rows were measured minutes apart, and none is marked as best."""
@@ -232,6 +243,7 @@ def _footnotes(part: pd.DataFrame, records: Iterable[Record], letters: Mapping[s
     lines += [f"{_name(record, letters)}: {note}" for record in records for note in record.notes]
     if sharing := [_name(record, letters) for record in records if any(pair.shared_weights for pair in record.pairs)]:
         lines.append(f"{', '.join(dict.fromkeys(sharing))}: the arms shared one set of weights, as copies did not fit")
+    lines += _bounds(part, letters)
     if (part["method"] == CONTROL).any():
         lines.append("control: the untouched base; its latency is in seconds, the others' is over it")
     if copies := _copies(records, part.iloc[0]):
@@ -247,6 +259,24 @@ def _footnotes(part: pd.DataFrame, records: Iterable[Record], letters: Mapping[s
     )
     lines.append(f"measured on {first['machine']} with {', '.join(packages)}")
     return tuple(dict.fromkeys(lines))
+
+
+def _bounds(part: pd.DataFrame, letters: Mapping[str, str]) -> list[str]:
+    """Which rows time the device, and which the host that feeds it."""
+    lines = []
+    for phase in ("prefill", "decode"):
+        busy = part[f"{phase}_busy"]
+        for word, chosen in (("host", busy < DEVICE_BOUND), ("device", busy >= DEVICE_BOUND)):
+            rows = [
+                CONTROL
+                if row["method"] == CONTROL
+                else f"{row['method']} {letters.get(row['cell'], '')}".rstrip() + f" {row['state']}"
+                for _, row in part[chosen].iterrows()
+            ]
+            if rows:
+                span = f"{busy[chosen].min():.0%} to {busy[chosen].max():.0%}"
+                lines.append(f"{phase} is {word}-bound (the device computes {span} of it): {', '.join(rows)}")
+    return lines
 
 
 def _copies(records: Iterable[Record], row: pd.Series) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bench.config import Switch
+from bench.instruments.allocator import Allocator, AllocatorPeak
 from bench.instruments.memory import MemoryPeak, training_step_peak
 from bench.instruments.structure import StructureCounter
 from bench.instruments.timing import clock_for
 from bench.plan import Plan
 from methods import Attached
+from methods.compat import recompute_activations
 
 
 class Diverged(RuntimeError):
@@ -31,6 +34,8 @@ class Trainer:
         """``sequences``: int64 [steps x batch, T], already on the device. The learning rate: None for the plan's."""
         self.plan = plan
         self.attached = attached
+        if plan.workload.gradient_checkpointing is Switch.on:
+            recompute_activations(attached.base)
         self.parameters = list(attached.trained().values())
         self.learning_rate = plan.learning_rate if learning_rate is None else learning_rate
         self.optimizer = torch.optim.AdamW(self.parameters, lr=self.learning_rate, weight_decay=0.0)
@@ -57,14 +62,18 @@ class Trainer:
             self.timed_seconds.append(self.clock(self.step))
         return self.timed_seconds
 
-    def warmed_peak_bytes(self) -> tuple[int, int]:
-        """(allocated, reserved) peaks that CUDA's own allocator reports for one step."""
+    def phase_peaks(self, allocator: Allocator) -> dict[str, AllocatorPeak]:
+        """The allocator's peaks in each phase of one step: ``forward``, ``backward``, ``optimizer``."""
         self._warm()
-        device = self.plan.torch_device
-        torch.cuda.reset_peak_memory_stats(device)
-        self.step()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+        peaks: dict[str, AllocatorPeak] = {}
+
+        def passed(phase: str) -> None:
+            peaks[phase] = allocator.peak()
+            allocator.reset()
+
+        allocator.reset()
+        self.step(passed)
+        return peaks
 
     def flops(self) -> int:
         """FLOPs of the products of one forward and backward pass, which changes no weight and is none of the budget."""
@@ -82,15 +91,19 @@ class Trainer:
         if not self.losses:
             self.step()
 
-    def step(self) -> None:
-        """Forward, backward, optimiser, and whatever the method does after it.
+    def step(self, passed: Callable[[str], object] = str) -> None:
+        """Forward, backward, optimiser, and whatever the method does after it; ``passed`` is told when each has ended.
 
         Raises:
             Diverged: the loss is not finite.
         """
-        loss = self._backward()
+        self._update(self._backward(passed))
+        passed("optimizer")
+
+    def _update(self, loss: Tensor) -> None:
+        """All of a step that follows its backward pass."""
         self.optimizer.step()
-        self.losses.append(float(loss.detach()))
+        self.losses.append(self._number(loss))
         if not math.isfinite(self.losses[-1]):
             raise Diverged(
                 f"the training loss became {self.losses[-1]} at step {len(self.losses)}: "
@@ -99,13 +112,18 @@ class Trainer:
         self.attached.after_step(len(self.losses))
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _backward(self) -> Tensor:
+    def _number(self, loss: Tensor) -> float:
+        return float(loss.detach())
+
+    def _backward(self, passed: Callable[[str], object] = str) -> Tensor:
         """Forward and backward on the batch that is next; returns the loss []."""
         ids = self.batches[len(self.losses) % len(self.batches)]
         # a training step has no use for a cache, and some models would build one by default
         loss: Tensor = self.attached.model(input_ids=ids, labels=ids, use_cache=False).loss
         penalty = self.attached.penalty()
+        passed("forward")
         (loss if penalty is None else loss + penalty).backward()
+        passed("backward")
         return loss
 
 

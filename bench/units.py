@@ -28,6 +28,7 @@ _SCALES: dict[Unit, Sequence[Scale]] = {
     Unit.FLOPS: tuple(Scale(scale.factor, f"{scale.name}FLOP") for scale in _DECIMAL),
     Unit.BYTES: tuple(Scale(1024**power, name) for power, name in enumerate(("B", "KiB", "MiB", "GiB", "TiB"))),
     Unit.SECONDS: (Scale(1e-9, "ns"), Scale(1e-6, "µs"), Scale(1e-3, "ms"), Scale(1, "s")),
+    Unit.JOULES: (Scale(1e-6, "µJ"), Scale(1e-3, "mJ"), Scale(1, "J"), Scale(1e3, "kJ")),
     Unit.NATS: (Scale(1, "nats"),),
     Unit.BITS: (Scale(1, "bits"),),
     Unit.TOKENS: (Scale(1, "tokens"),),

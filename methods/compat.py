@@ -42,5 +42,15 @@ def recomputes_activations(model: PreTrainedModel) -> bool:
     return bool(getattr(model, new if hasattr(type(model), new) else "is_gradient_checkpointing"))
 
 
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Turns it on: layers are run again for the backward pass rather than keep their activations.
+
+    Raises:
+        ValueError: the model's family can't.
+    """
+    new = "activation_checkpointing_enable"
+    getattr(model, new if hasattr(model, new) else "gradient_checkpointing_enable")()
+
+
 def _field(output: Any) -> str:
     return "cache" if hasattr(output, "cache") else OLD_CACHE_NAME

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from methods.anatomy import Anatomy, anatomy_of, model_device
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import PeftForm, expect
-from methods.compat import cache_argument
+from methods.compat import cache_argument, recomputes_activations
+from methods.errors import Unsupported
 from methods.exchange import prompt_form, read_prompt, refuse_unknown_prompt
 from methods.values import finite, whole
 from methods.virtual import FillCache, VirtualTokens
@@ -56,6 +57,11 @@ class PrefixTuning(Method):
         """(L, 2, k, d_kv)."""
         anatomy = anatomy_of(model)
         return len(anatomy.layers), 2, self.num_virtual_tokens, anatomy.kv_size
+
+    def check(self, model: PreTrainedModel) -> None:
+        super().check(model)
+        if recomputes_activations(model):
+            raise Unsupported("prefix tuning can't train with gradient checkpointing: the model drops its cache there")
 
     def count(self, model: PreTrainedModel) -> Count:
         layers, _, k, d = self.shape(model)

@@ -53,11 +53,15 @@ class VirtualTokens:
         if (old := call.pop(OLD_CACHE_NAME, None)) is not None:  # a caller may still use that name
             call[self.cache_argument] = old
         cache: Cache | None = call.get(self.cache_argument)
-        cached = 0 if cache is None else int(cache.get_seq_length())
-        self.prefilling = cached == 0
-        real = max(0, cached - self.count) + _length(call)
-        self._check_continuation(call, real)
-        self._check_mask(call.get("attention_mask"), real)
+        cached = 0 if cache is None else cache.get_seq_length()
+        if isinstance(cached, Tensor) and _traced(cached):
+            # of a static cache that is filled already: to read its length here would break the graph
+            self.prefilling = False
+        else:
+            self.prefilling = int(cached) == 0
+            real = max(0, int(cached) - self.count) + _length(call)
+            self._check_continuation(call, real)
+            self._check_mask(call.get("attention_mask"), real)
         self._count_in(call)
         if self.prefilling:
             self.prefill(call)
@@ -120,6 +124,11 @@ def _shortest_window(model: PreTrainedModel) -> int | None:
     kinds = getattr(config, "layer_types", None)
     slides = getattr(config, "use_sliding_window", True) and (kinds is None or "sliding_attention" in kinds)
     return int(window) if window and slides else None
+
+
+def _traced(tensor: Tensor) -> bool:
+    """Whether what is done with ``tensor`` is being compiled, or captured as a CUDA graph."""
+    return torch.compiler.is_compiling() or (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _length(call: Arguments) -> int:

@@ -34,7 +34,7 @@ def resolve(arguments: Sequence[str], single: bool = False) -> list[Resolved]:
     Raises:
         UsageError: the first that is refused.
     """
-    sweep = compose_run(arguments) if single else compose_multirun(arguments)
+    (sweep,) = [compose_run(arguments)] if single else compose_multirun(arguments)
     found = resolve_all(sweep.cells, str)
     for item in found:
         if isinstance(item, str):
@@ -54,7 +54,7 @@ def test_the_default_study_has_every_method() -> None:
 
 def test_a_grid_crosses_what_applies() -> None:
     """A setting that one method lacks multiplies only the methods that have it, and says so."""
-    sweep = compose_multirun(["method=lora,adapter,prefix_tuning", "method.rank=4,16"])
+    (sweep,) = compose_multirun(["method=lora,adapter,prefix_tuning", "method.rank=4,16"])
     items = resolve(["method=lora,adapter,prefix_tuning", "method.rank=4,16"])
     unique = {item.cell.id: (item.cell.method, item.cell.size) for item in items}
     assert sorted(unique.values()) == [("adapter", 16), ("lora", 4), ("lora", 16), ("prefix_tuning", 20)]

@@ -18,7 +18,7 @@ import methods
 from methods import Method, MethodError
 from methods.adalora import Adalora
 from methods.adapter import Adapter
-from methods.compat import cache_argument, cache_of
+from methods.compat import cache_argument, cache_of, recompute_activations
 from methods.lora import Lora
 from methods.p_tuning import PTuning
 from methods.p_tuning_v2 import PTuningV2
@@ -138,12 +138,6 @@ def test_generating_on_from_a_cache_is_refused(name: str) -> None:
     torch.testing.assert_close(went_on, logits(model, both)[:, 9:], atol=1e-4, rtol=1e-4)
 
 
-def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Turns it on under whichever of its two names this transformers has."""
-    new = "activation_checkpointing_enable"
-    getattr(model, new if hasattr(model, new) else "gradient_checkpointing_enable")()
-
-
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith("prefix")])
 def test_gradients_are_the_same_with_checkpointing(name: str, family: str) -> None:
@@ -157,7 +151,7 @@ def test_gradients_are_the_same_with_checkpointing(name: str, family: str) -> No
                 module.p = 0.0
         attached = CASES[name].attach(model)
         if checkpointing:
-            checkpoint_activations(model)
+            recompute_activations(model)
         model(input_ids=tokens(), labels=tokens(), use_cache=False).loss.backward()
         found.append({key: p.grad for key, p in attached.trained().items()})
     plain, recomputed = found
@@ -170,7 +164,7 @@ def test_a_prefix_refuses_checkpointing() -> None:
     """The model drops its cache there, and the prefix with it."""
     model = build("llama").train()
     PrefixTuning(num_virtual_tokens=5).attach(model)
-    checkpoint_activations(model)
+    recompute_activations(model)
     with pytest.raises(MethodError, match="checkpointing"):
         model(input_ids=tokens(), labels=tokens())
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from bench.instruments.steps import PHASES
 from bench.instruments.structure import Structure, StructureCounter
-from bench.instruments.timing import PHASES
 from methods.adapter import Adapter
 from methods.base import Method
 from methods.compat import cache_of

@@ -10,16 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from bench.instruments.timing import (
-    LEAST_WARMUP,
-    MOST_STEPS,
-    PHASES,
-    Blocks,
-    Decode,
-    Effort,
-    clock_for,
-    time_pairs,
-)
+from bench.instruments.steps import MOST_STEPS, PHASES, Decode
+from bench.instruments.timing import LEAST_WARMUP, Blocks, Clock, Effort, clock_for, time_pairs
 from methods.prefix_tuning import PrefixTuning
 from tests.families import build
 
@@ -34,7 +26,11 @@ class Bench:
     log: list[tuple[str, int]] = field(default_factory=list)
     collecting: list[bool] = field(default_factory=list)
 
-    def clock(self, work: Callable[[], None]) -> float:
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.read, resolution_seconds=0.0)
+
+    def read(self, work: Callable[[], None]) -> float:
         before = self.now
         work()
         self.log.append(("timed", 0))

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from types import NoneType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,6 +34,11 @@ class Category(StrEnum):
     """Activations, temporaries, inputs: whatever was not registered as one of the above."""
 
 
+PLAIN = (int, float, str, torch.dtype, torch.device, NoneType)
+BLOCK_BYTES = 512
+"""What CUDA's caching allocator rounds every size up to a multiple of (``kMinBlockSize``)."""
+
+
 @dataclass(frozen=True)
 class MemoryPeak:
     """Bytes of live storages at the moment when their sum was largest (the first one, if reached more than once)."""
@@ -41,6 +47,8 @@ class MemoryPeak:
     gradients_bytes: int
     optimizer_state_bytes: int
     other_bytes: int
+    rounded_bytes: int = field(default=0, compare=False)
+    """Sum at the same moment with each storage rounded up as CUDA's caching allocator does."""
 
     @property
     def total_bytes(self) -> int:
@@ -87,19 +95,24 @@ class StorageTracker(TorchDispatchMode):
 
     def peak(self) -> MemoryPeak:
         """The largest sum of live bytes so far, split by the categories known by now."""
-        total = largest = 0
+        total = largest = rounded = rounded_at_peak = 0
         by_category = dict.fromkeys(Category, 0)
         at_peak = by_category.copy()
+        sizes = [0] * len(self._categories)
         for serial, change in self._log:
             total += change
+            before = sizes[serial]
+            sizes[serial] += change
+            rounded += _rounded(sizes[serial]) - _rounded(before)
             by_category[self._categories[serial]] += change
             if total > largest:
-                largest, at_peak = total, by_category.copy()
+                largest, rounded_at_peak, at_peak = total, rounded, by_category.copy()
         return MemoryPeak(
             weights_bytes=at_peak[Category.WEIGHTS],
             gradients_bytes=at_peak[Category.GRADIENTS],
             optimizer_state_bytes=at_peak[Category.OPTIMIZER_STATE],
             other_bytes=at_peak[Category.OTHER],
+            rounded_bytes=rounded_at_peak,
         )
 
     def __exit__(self, *exception: Any) -> None:
@@ -112,6 +125,8 @@ class StorageTracker(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if func.namespace == "prim":  # prim::device, asked of fake tensors more often than all else together
+            return out
         # Arguments too: they may be new to us, and an operation may have resized them.
         for storage in storages((args, kwargs, out)):
             self._see(storage)
@@ -149,7 +164,8 @@ def training_step_peak(
 
     Under ``FakeTensorMode`` the peak is that of the same operations. transformers leaves the causal mask out when it
     can read that none is needed, which it cannot from fake data: a batch with ``use_cache=False`` or a mask of ones
-    then counts a mask (and repeated key and value heads) that a real step would not have.
+    then counts a mask (and repeated key and value heads) that a real step would not have, unless
+    `bench.instruments.fake.fake_tensors` answers for the data.
     """
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     weights = [*weights, *trained]
@@ -175,6 +191,10 @@ def training_step_peak(
     return tracker.peak()
 
 
+def _rounded(size_bytes: int) -> int:
+    return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+
+
 def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     leaves = tree_leaves(list(optimizer.state.values()))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -191,9 +211,7 @@ def _sparse_parts(tensor: Tensor) -> list[Tensor]:
 
 def storages(values: object) -> Iterator[torch.UntypedStorage]:
     """Storages of all tensors in a nest of containers; a wrapper subclass stands for the tensors that it is made of."""
-    for leaf in tree_leaves(values):
-        if not isinstance(leaf, Tensor):
-            continue
+    for leaf in _tensors(values):
         if is_traceable_wrapper_subclass(leaf):
             names, _ = leaf.__tensor_flatten__()
             yield from storages([getattr(leaf, name) for name in names])
@@ -201,3 +219,18 @@ def storages(values: object) -> Iterator[torch.UntypedStorage]:
             yield from storages(_sparse_parts(leaf))
         else:
             yield leaf.untyped_storage()
+
+
+def _tensors(values: object) -> Iterator[Tensor]:
+    """All tensors in a nest of containers; those that operators take and give are looked into without torch's help,
+    which takes several times as long."""
+    if isinstance(values, Tensor):
+        yield values
+    elif type(values) in (tuple, list):
+        for value in cast(Iterable[object], values):
+            yield from _tensors(value)
+    elif type(values) is dict:
+        for value in values.values():
+            yield from _tensors(value)
+    elif not isinstance(values, PLAIN):
+        yield from (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))

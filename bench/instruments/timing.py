@@ -16,17 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
-from methods.compat import cache_argument, cache_of
-
-MOST_STEPS = 64
-"""Longest run of decode steps, discarded ones included, before the cache is cut back to the prompt."""
+from bench.instruments.steps import MOST_STEPS, Steps
 
 SETTLED_SECONDS = 0.03
 """After so long an arm runs as it will. On 2 cores, medians over 16 to 120 switches between copies: of a 3.3 ms step
@@ -36,65 +29,8 @@ WARM_SECONDS = 0.5
 """Long steps need fewer warm-up calls than short ones; `LEAST_WARMUP` at least."""
 LEAST_WARMUP = 3
 
-Clock = Callable[[Callable[[], None]], float]
-"""Runs something and returns the device's seconds for it."""
-
-
-class Steps(Protocol):
-    """Something that is timed step by step."""
-
-    def run(self, count: int) -> None:
-        """Runs ``count`` steps."""
-
-    def reset(self) -> None:
-        """Goes back to where the first step began."""
-
-
-class Prefill:
-    """One forward pass over the prompt [B, T] that fills an empty cache, logits of the last token only."""
-
-    def __init__(self, model: PreTrainedModel, prompt: Tensor) -> None:
-        self.model = model
-        self.prompt = prompt
-
-    def run(self, count: int) -> None:
-        for _ in range(count):
-            self.model(input_ids=self.prompt, use_cache=True, logits_to_keep=1)
-
-    def reset(self) -> None:
-        """Nothing stays between passes."""
-
-
-class Decode:
-    """One token a sequence [B, 1] on top of a cache that holds the prompt (and virtual tokens, if any)."""
-
-    def __init__(self, model: PreTrainedModel, prompt: Tensor) -> None:
-        self.model = model
-        self.prompt = prompt
-        self.token = prompt[:, -1:]
-        self.argument = cache_argument(model)
-        self.cache = self._filled()
-        self.grown = 0
-
-    def run(self, count: int) -> None:
-        for _ in range(count):
-            self.model(input_ids=self.token, use_cache=True, **{self.argument: self.cache})
-        self.grown += count
-
-    def reset(self) -> None:
-        if all(getattr(layer, "is_croppable", True) for layer in self.cache.layers):
-            self.cache.crop(-self.grown)
-        else:
-            self.cache = self._filled()
-        self.grown = 0
-
-    def _filled(self) -> Cache:
-        cache = cache_of(self.model(input_ids=self.prompt, use_cache=True, logits_to_keep=1))
-        assert cache is not None
-        return cache
-
-
-PHASES: Mapping[str, type[Prefill] | type[Decode]] = {"prefill": Prefill, "decode": Decode}
+RESOLVED = 1000
+"""A block is at least so many times as long as what its clock can tell apart, an error of 0.1%."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +54,24 @@ class Effort:
     block_seconds: float
 
 
+@dataclass(frozen=True)
+class Clock:
+    """Times what a device does."""
+
+    read: Callable[[Callable[[], None]], float]
+    """Runs something and returns the device's seconds for it."""
+    resolution_seconds: float
+    """What it can tell apart."""
+
+    def __call__(self, work: Callable[[], None]) -> float:
+        return self.read(work)
+
+
 def clock_for(device: torch.device) -> Clock:
     """The device's own clock: events on CUDA, synchronised once a block; the processor's elsewhere."""
-    return _cuda_seconds if device.type == "cuda" else _wall_seconds
+    if device.type == "cuda":
+        return Clock(_cuda_seconds, resolution_seconds=0.5e-6)  # of CUDA's cudaEventElapsedTime
+    return Clock(_wall_seconds, time.get_clock_info("perf_counter").resolution)
 
 
 def _wall_seconds(work: Callable[[], None]) -> float:
@@ -184,7 +135,8 @@ def _calibrate(all_steps: Sequence[Steps], protocol: Effort, clock: Clock) -> Bl
     """Warms every arm up and lays out the block by the shortest step among them, so that every block is long enough."""
     step = min(_warm(timed, protocol.warmup_steps, clock) for timed in all_steps)
     discarded = min(protocol.discarded_steps, max(1, math.ceil(SETTLED_SECONDS / step)))
-    steps = max(1, min(math.ceil(protocol.block_seconds / step), MOST_STEPS - discarded))
+    seconds = max(protocol.block_seconds, RESOLVED * clock.resolution_seconds)
+    steps = max(1, min(math.ceil(seconds / step), MOST_STEPS - discarded))
     return Block(steps, discarded)
 
 

@@ -24,6 +24,14 @@ def _figures(phase: str, what: str) -> tuple[Figure, ...]:
         ),
         Figure(f"{phase}_ratio_low", f"{phase} low", Unit.RATIO, Better.NEITHER, "Lower end of its 95% interval."),
         Figure(f"{phase}_ratio_high", f"{phase} high", Unit.RATIO, Better.NEITHER, "Upper end of its 95% interval."),
+        Figure(
+            f"{phase}_busy",
+            f"{phase} busy",
+            Unit.FRACTION,
+            Better.NEITHER,
+            f"Part of the seconds of {what} in which the device computes; else it waits for the host.",
+            steady=False,
+        ),
     )
 
 

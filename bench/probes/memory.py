@@ -3,27 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 from bench.figures import Better, Figure, Scope, Unit
 from bench.records import Missing, Reading
 from bench.subject import Stage, Subject
 
-_bytes = partial(Figure, unit=Unit.BYTES, better=Better.LOWER, scope=Scope.TRAINING)
+KINDS = ("allocated", "reserved")
+PHASES = ("forward", "backward", "optimizer")
+SERVING = ("prefill", "decode")
+
+
+def _bytes(name: str, label: str, meaning: str, steady: bool = True, scope: Scope = Scope.TRAINING) -> Figure:
+    return Figure(name, label, Unit.BYTES, Better.LOWER, meaning, scope, steady)
+
+
 FIGURES = (
     _bytes("train_peak_bytes", "train mem", meaning="Peak bytes of live tensors over a training step."),
     _bytes("train_weights_bytes", "weights", meaning="Of these: weights, trained or not."),
     _bytes("train_gradients_bytes", "gradients", meaning="Of these: gradients alive at the peak."),
     _bytes("train_optimizer_state_bytes", "optimizer", meaning="Of these: optimiser state."),
     _bytes("train_other_bytes", "activations", meaning="Of these: activations and all else."),
-    _bytes("train_cuda_allocated_bytes", "cuda alloc", meaning="CUDA's own peak of allocated bytes.", steady=False),
-    _bytes("train_cuda_reserved_bytes", "cuda reserved", meaning="CUDA's own peak of reserved bytes.", steady=False),
+    _bytes(
+        "train_rounded_bytes",
+        "in blocks",
+        meaning="Peak bytes with each tensor in whole blocks of 512 B, as CUDA's allocator has them.",
+    ),
+    *(
+        _bytes(f"train_cuda_{kind}_bytes", f"cuda {kind}", meaning=f"CUDA's own peak of {kind} bytes.", steady=False)
+        for kind in KINDS
+    ),
+    *(
+        _bytes(
+            f"{phase}_cuda_allocated_bytes",
+            f"{phase} cuda",
+            meaning=f"CUDA's own peak of allocated bytes in the {phase} phase.",
+            steady=False,
+            scope=scope,
+        )
+        for phases, scope in ((PHASES, Scope.TRAINING), (SERVING, Scope.STATE))
+        for phase in phases
+    ),
+    _bytes(
+        "train_workspace_bytes",
+        "workspace",
+        meaning="What CUDA's allocator had beyond the tensors in whole blocks.",
+        steady=False,
+    ),
 )
-STAGES = frozenset({Stage.TRAINING})
+STAGES = frozenset(Stage)
 
 
 def measure(subject: Subject) -> Iterator[Reading | Missing]:
-    """One tracked step, and on CUDA another for the allocator's own peaks."""
+    """One tracked training step; on CUDA another for the allocator's own peaks, and those of inference."""
+    if subject.stage is Stage.TRAINING:
+        yield from _training(subject)
+    elif subject.device.type == "cuda":
+        yield from _serving(subject)
+    else:
+        yield from (_no_card(f"{phase}_cuda_allocated_bytes", subject) for phase in SERVING)
+
+
+def _training(subject: Subject) -> Iterator[Reading | Missing]:
     assert subject.trainer is not None
     peak = subject.trainer.tracked_step()
     yield Reading("train_peak_bytes", peak.total_bytes, subject.state)
@@ -31,10 +71,39 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
     yield Reading("train_gradients_bytes", peak.gradients_bytes, subject.state)
     yield Reading("train_optimizer_state_bytes", peak.optimizer_state_bytes, subject.state)
     yield Reading("train_other_bytes", peak.other_bytes, subject.state)
-    cuda = ("train_cuda_allocated_bytes", "train_cuda_reserved_bytes")
-    if subject.device.type == "cuda":
-        for name, value in zip(cuda, subject.trainer.warmed_peak_bytes(), strict=True):
-            yield Reading(name, value, subject.state)
-    else:
-        for name in cuda:
-            yield Missing(name, subject.state, "not a CUDA device")
+    yield Reading("train_rounded_bytes", peak.rounded_bytes, subject.state)
+    if subject.device.type != "cuda":
+        names = [f"train_cuda_{kind}_bytes" for kind in KINDS] + [f"{phase}_cuda_allocated_bytes" for phase in PHASES]
+        yield from (_no_card(name, subject) for name in (*names, "train_workspace_bytes"))
+        return
+    from bench.instruments.allocator import CudaAllocator, reconcile
+
+    peaks = subject.trainer.phase_peaks(CudaAllocator(subject.device))
+    allocated = max(one.allocated_bytes for one in peaks.values())
+    yield Reading("train_cuda_allocated_bytes", allocated, subject.state)
+    yield Reading("train_cuda_reserved_bytes", max(one.reserved_bytes for one in peaks.values()), subject.state)
+    for phase in PHASES:
+        yield Reading(f"{phase}_cuda_allocated_bytes", peaks[phase].allocated_bytes, subject.state)
+    yield Reading("train_workspace_bytes", reconcile(peak, allocated).workspace_bytes, subject.state)
+
+
+def _serving(subject: Subject) -> Iterator[Reading | Missing]:
+    import torch
+
+    from bench.instruments.allocator import CudaAllocator
+    from bench.instruments.steps import PHASES as STEPS
+
+    allocator = CudaAllocator(subject.device)
+    with torch.no_grad():
+        for batch, length in subject.plan.points():
+            for phase in SERVING:
+                steps = STEPS[phase](subject.model, subject.prompt(batch, length))
+                steps.run(1)
+                allocator.reset()
+                steps.run(1)
+                peak = allocator.peak()
+                yield Reading(f"{phase}_cuda_allocated_bytes", peak.allocated_bytes, subject.state, batch, length)
+
+
+def _no_card(name: str, subject: Subject) -> Missing:
+    return Missing(name, subject.state, "not a CUDA device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from bench.figures import Better, Figure, Scope, Unit
 from bench.records import Missing, Reading
@@ -48,13 +49,17 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
         return
     import torch
 
-    from bench.instruments import timing
+    from bench.config import Execution
+    from bench.instruments.steps import PHASES as KINDS
     from bench.instruments.structure import StructureCounter
+
+    # what the runtime is given: below a compiled step or a graph nothing can be seen
+    runtime = replace(subject.plan.runtime, execution=Execution.eager)
 
     with torch.no_grad():
         for batch, length in subject.plan.points():
             for phase in PHASES:
-                steps = timing.PHASES[phase](subject.model, subject.prompt(batch, length))
+                steps = KINDS[phase](subject.model, subject.prompt(batch, length), runtime)
                 with StructureCounter() as counter:
                     steps.run(1)
                 result = counter.result()

@@ -1,0 +1,156 @@
+"""What others have published, beside what was measured here. Pure: records and rows in, grids out.
+
+Absolute figures of another card, model or library are not to be met. What can be compared is how a method stands to its
+reference in one and the same place: the published value over the published reference, beside the same ratio of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import TypeAdapter
+
+from bench import stats
+from bench.context import context
+from bench.frame import arm_ratio
+from bench.groups import options
+from bench.records import CONTROL, OURS, STRICT, UNMERGED, Record, Status
+from bench.tables import Grid
+
+SECONDS = "_seconds"
+"""Figures that were timed beside the control, and have an interval where that is the reference."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published value: of a method, over that of its reference in the same place."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    method: str
+    value: float
+    reference_value: float
+    """In the same unit as ``value``."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the method by which rows differ."""
+    label: str | None = None
+    """What the source calls it."""
+    state: str = UNMERGED
+    batch_size: int | None = None
+    prompt_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One published table."""
+
+    __pydantic_config__: ClassVar = STRICT
+
+    source: str
+    """Where it stands."""
+    measured: str
+    """On what: model and device."""
+    figure: str
+    """Which of our figures it is one of."""
+    reference: str
+    """``control``, or the method over whose figure the others' are put."""
+    rows: tuple[Row, ...]
+
+
+def published(study: str) -> tuple[Source, ...]:
+    """What the file of a study says that others have published."""
+    if study not in options("study"):
+        return ()
+    text = (resources.files("conf") / "study" / f"{study}.yaml").read_text()
+    found = (yaml.safe_load(text).get("study") or {}).get("published", [])
+    return tuple(TypeAdapter(tuple[Source, ...]).validate_python(found))
+
+
+def published_grids(records: Sequence[Record]) -> list[Grid]:
+    """A grid for each published table of the records' studies and each context of theirs."""
+    good = [record for record in records if record.status is Status.OK]
+    found = []
+    for study in sorted({record.study for record in good}):
+        own = [record for record in good if record.study == study]
+        for source in published(study):
+            for group in _alike(own):
+                if grid := _grid(source, group):
+                    found.append(grid)
+    return found
+
+
+def _alike(records: Sequence[Record]) -> list[list[Record]]:
+    """Records that differ in method and workload point alone."""
+    groups: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.cell_id):
+        groups.setdefault(repr(context(record)), []).append(record)
+    return list(groups.values())
+
+
+def _grid(source: Source, records: Sequence[Record]) -> Grid | None:
+    rows = []
+    for row in source.rows:
+        if (ours := _ours(source, row, records)) is not None:
+            point = "" if row.batch_size is None else f"{row.batch_size} × {row.prompt_length}"
+            rows.append((row.label or row.method, row.state, point, ours, f"{row.value / row.reference_value:.3f}"))
+    if not rows:
+        return None
+    cell, machine = records[0].cell, records[0].machine
+    words = (f"beside {source.source}", cell.model, cell.config["runtime"]["name"], cell.config["device"]["name"])
+    unit = f"× {source.reference}"
+    headers = (("method", ""), ("state", ""), ("point", ""), ("ours", unit), ("published", unit))
+    notes = (
+        f"{source.figure.replace('_', ' ')}, over that of {source.reference}",
+        f"ours: {cell.model} on {machine.get('accelerator') or machine.get('processor')}",
+        f"published: {source.measured}",
+    )
+    return Grid(" · ".join(words), headers, tuple(rows), frozenset(), notes)
+
+
+def _ours(source: Source, row: Row, records: Sequence[Record]) -> str | None:
+    """Our ratio, with its interval where it was timed beside the reference."""
+    record = _find(records, row.method, row)
+    if record is None:
+        return None
+    if source.reference == CONTROL and source.figure.endswith(SECONDS):
+        here = [p for p in record.pairs if (p.batch_size, p.prompt_length) == (row.batch_size, row.prompt_length)]
+        ratio = arm_ratio(here, source.figure.removesuffix(SECONDS), row.state)
+        return None if ratio is None else _with_interval(ratio)
+    other = _find(records, source.reference, dataclasses.replace(row, where={}))
+    ours = _value(record, source.figure, row)
+    reference = None if other is None else _value(other, source.figure, row)
+    return None if ours is None or reference is None else f"{ours / reference:.3f}"
+
+
+def _with_interval(ratio: stats.Interval) -> str:
+    if ratio.low is None or ratio.high is None:  # of one process
+        return f"{ratio.estimate:.3f}"
+    return f"{ratio.estimate:.3f} ±{(ratio.high - ratio.low) / 2:.3f}".replace("±0.", "±.")
+
+
+def _find(records: Sequence[Record], method: str, row: Row) -> Record | None:
+    """The cell of our method with the row's settings and workload point."""
+    for record in records:
+        settings = record.cell.config["method"]
+        if (record.cell.method, record.cell.implementation) != (method, OURS):
+            continue
+        if row.batch_size is not None and (row.batch_size, row.prompt_length) not in record.cell.points:
+            continue
+        if all(settings.get(key) == value for key, value in row.where.items()):
+            return record
+    return None
+
+
+def _value(record: Record, figure: str, row: Row) -> float | None:
+    point = (row.batch_size, row.prompt_length)
+    for reading in record.readings:
+        anywhere = reading.batch_size is None
+        here = anywhere or (reading.batch_size, reading.prompt_length) == point
+        if here and (reading.figure, reading.state) == (figure, row.state):
+            return reading.value
+    return None

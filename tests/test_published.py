@@ -1,0 +1,105 @@
+"""What others have published, beside what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from bench.groups import options
+from bench.published import published, published_grids
+from bench.records import MERGED, UNMERGED, Cell, Reading, Record, Status
+from bench.render import print_table, render
+from tests.fakes import known, make_cell, make_record, pairs_at
+
+STUDY = "lora-table1"
+
+
+def cell(method: str, point: tuple[int, int], **settings: object) -> Cell:
+    made = make_cell(method, 8, prompt_lengths=(point[1],))
+    workload = {**made.config["workload"], "batch_sizes": [point[0]]}
+    return dataclasses.replace(
+        made, config={**made.config, "workload": workload, "method": {**made.config["method"], **settings}}
+    )
+
+
+def measured(method: str, point: tuple[int, int], ratio: float, state: str = UNMERGED, **settings: object) -> Record:
+    pairs = pairs_at([math.log(ratio) + d for d in (-0.01, 0.0, 0.01)], phase="prefill", arm=state, point=point)
+    return known(cell(method, point, **settings), pairs=pairs, study=STUDY)
+
+
+@pytest.mark.parametrize("study", options("study"))
+def test_every_study_says_what_was_published_in_terms_that_exist(study: str) -> None:
+    """Each source is read, has rows, and no row is of a reference of nothing."""
+    for source in published(study):
+        assert source.rows
+        assert all(row.value > 0 and row.reference_value > 0 for row in source.rows)
+
+
+def test_the_published_table_of_the_lora_paper_is_beside_ours() -> None:
+    """Each row stands at its workload point, with our interval and their milliseconds as a ratio."""
+    records = [
+        measured("adapter", (1, 128), 1.2, placement="houlsby"),
+        measured("adapter", (1, 128), 1.1, placement="pfeiffer"),
+        measured("lora", (1, 128), 1.0, state=MERGED),
+        measured("adapter", (16, 256), 1.05, placement="houlsby"),
+    ]
+    (grid,) = published_grids(records)
+    assert [row[:3] for row in grid.rows] == [
+        ("Adapter^H", UNMERGED, "16 × 256"),
+        ("lora", MERGED, "1 × 128"),
+        ("Adapter^L", UNMERGED, "1 × 128"),
+        ("Adapter^H", UNMERGED, "1 × 128"),
+    ]
+    ours, theirs = zip(*(row[3:] for row in grid.rows), strict=True)
+    assert [text.split()[0] for text in ours] == ["1.050", "1.000", "1.100", "1.200"]
+    assert all(" ±.0" in text for text in ours)
+    assert theirs == ("1.084", "1.000", "1.207", "1.303")  # 366.3 / 338.0, 19.8 / 19.8, 23.9 / 19.8, 25.8 / 19.8
+    assert any("Quadro RTX 8000" in note for note in grid.footnotes)
+
+
+def test_a_figure_over_that_of_another_method() -> None:
+    """Memory of LoRA over that of full fine-tuning, where both were measured; a failed cell is not compared."""
+
+    def trained(method: str, peak: int, **changes: object) -> Record:
+        return known(
+            make_cell(method, None), [Reading("train_peak_bytes", peak, UNMERGED)], study="training", **changes
+        )
+
+    both = [trained("full", 2000), trained("lora", 1500)]
+    found = {grid.title: grid.rows for grid in published_grids(both)}
+    rows = [row for rows in found.values() for row in rows]
+    assert {row[3] for row in rows} == {"0.750"}
+    assert {row[4] for row in rows} == {"0.575", "0.810"}  # 20.8 / 36.2 and 30.3 / 37.4
+    assert published_grids([trained("lora", 1500)]) == []
+    assert published_grids([trained("full", 2000, status=Status.FAILED), trained("lora", 1500)]) == []
+
+
+def test_records_of_other_studies_have_nothing_beside_them() -> None:
+    """A folder of the default study prints what it printed before."""
+    assert published_grids([make_record(make_cell())]) == []
+
+
+def test_what_differs_in_more_than_the_method_is_no_reference() -> None:
+    """LoRA in bfloat16 is not put over full fine-tuning in float32."""
+
+    def trained(method: str, dtype: str) -> Record:
+        made = make_cell(method, None, dtype=dtype)
+        return known(made, [Reading("train_peak_bytes", 1000, UNMERGED)], study="training")
+
+    assert published_grids([trained("full", "float32"), trained("lora", "bfloat16")]) == []
+
+
+def test_both_ways_of_printing_have_it() -> None:
+    """On an 80-column terminal and in Markdown."""
+    records = [measured("adapter", (1, 128), 1.2, placement="houlsby")]
+    console = Console(file=io.StringIO(), width=80)
+    print_table(records, console)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    assert "beside LoRA (arXiv 2106.09685), table 1" in output.getvalue()
+    assert max(map(len, output.getvalue().splitlines())) <= 80
+    assert "| Adapter^H |" in render(records, "md").decode().replace("  ", " ").replace("  ", " ")

@@ -1,0 +1,118 @@
+"""Settings that later versions added leave the cells of before what they were."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.baseline import keep
+from bench.check import check_cell
+from bench.claim_files import Selector
+from bench.compose import compose_multirun
+from bench.config import ADDED, Runtime, Workload
+from bench.context import context
+from bench.errors import UsageError
+from bench.evidence import selects
+from bench.findings import Resolved
+from bench.records import Cell, Record
+from bench.regression import Verdict
+from bench.store import Store
+from bench.worker import resolve_all
+from tests.fakes import make_cell, make_record
+
+WITHOUT_CARD = pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+ROOT = Path(__file__).parent.parent
+
+
+def resolve(*arguments: str) -> list[Resolved]:
+    (sweep,) = compose_multirun(list(arguments))
+    found = resolve_all(sweep.cells, str)
+    assert not [line for line in found if isinstance(line, str)], found
+    return [item for item in found if isinstance(item, Resolved)]
+
+
+def given(path: str, value: Any) -> Cell:
+    group, _, key = path.partition(".")
+    cell = make_cell()
+    return dataclasses.replace(cell, config={**cell.config, group: {**cell.config[group], key: value}})
+
+
+def test_the_records_of_before_are_of_todays_cells() -> None:
+    """What ``multirun`` would measure today is what is in the reference folder, by its id."""
+    there = set(Store(ROOT / "results" / "reference" / "default").read())
+    assert {item.cell.id for item in resolve("precision=standard")} == there
+
+
+@pytest.mark.parametrize("path", ADDED)
+def test_what_was_added_is_at_its_value_by_default(path: str) -> None:
+    """The value that a cell has without the setting is the schema's own."""
+    group, _, key = path.partition(".")
+    kinds = {"workload": Workload, "runtime": Runtime}
+    (field,) = [field for field in dataclasses.fields(kinds[group]) if field.name == key]
+    assert field.default == ADDED[path]
+
+
+@pytest.mark.parametrize("path", ADDED)
+def test_another_value_is_another_cell_that_is_not_compared(path: str) -> None:
+    """It changes the identity, the context of tables and claims, and what a baseline may be held against."""
+    before, other = make_record(make_cell()), make_record(given(path, "something else"))
+    assert other.cell_id != before.cell_id
+    assert context(other) != context(before)
+    (checked,) = check_cell(keep(before), other, None)
+    assert checked.verdict is Verdict.INCOMPARABLE
+    assert path in str(checked.reason)
+
+
+@pytest.mark.parametrize("path", ADDED)
+def test_a_claim_may_speak_of_it(path: str) -> None:
+    """Cells from before the setting have its value too."""
+
+    def of(value: object) -> bool:
+        return selects(Selector(method=("lora",), where={path: value}), record)
+
+    record: Record = make_record(make_cell())
+    assert of(ADDED[path])
+    assert not of("something else")
+
+
+def test_runtimes_and_checkpointing_are_cells_of_their_own() -> None:
+    """Three runtimes are three cells on a card's configuration, two of them run on a CPU; so does recomputing."""
+    items = resolve("~study", "method=lora", "runtime=eager,compile,cudagraph")
+    assert len({item.cell.id for item in items}) == 3
+    assert [item.skip is None for item in items] == [True, True, False]
+    assert "CUDA graphs need device=cuda" in str(items[2].skip)
+    plain, recomputing = resolve("~study", "method=lora", "workload.gradient_checkpointing=off,on")
+    assert plain.cell.id != recomputing.cell.id
+    assert plain.cell.id == items[0].cell.id
+
+
+def test_a_prefix_is_skipped_where_activations_are_recomputed() -> None:
+    """The reason is in the row, before anything is loaded."""
+    (item,) = resolve("~study", "method=prefix_tuning", "workload.gradient_checkpointing=on")
+    assert "can't train with gradient checkpointing" in str(item.skip)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["runtime=compile", "runtime.cache=dynamic"], "use runtime.cache=static"),
+        (["runtime=compile", "runtime.backend=fast"], "torch.compile knows"),
+        (["runtime=tpu"], "unknown runtime"),
+        (["runtime.execution=slowly"], "runtime"),
+        (["workload.gradient_checkpointing=perhaps"], "gradient_checkpointing"),
+        pytest.param(["device=cuda"], "torch sees no CUDA device", marks=WITHOUT_CARD),
+    ],
+)
+def test_what_can_not_run_is_told_in_one_line(arguments: list[str], told: str) -> None:
+    """Before the first cell starts."""
+    with pytest.raises(UsageError) as caught:
+        (sweep,) = compose_multirun(["~study", "method=lora", *arguments])
+        for line in resolve_all(sweep.cells, str):
+            if isinstance(line, str):
+                raise UsageError(line)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)

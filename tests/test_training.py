@@ -1,0 +1,88 @@
+"""The training budget: phases of a step, and activations that are computed again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from bench.compose import compose_run
+from bench.instruments.allocator import AllocatorPeak, reconcile
+from bench.instruments.memory import BLOCK_BYTES, Category, MemoryPeak, StorageTracker
+from bench.plan import Plan, read_plan
+from bench.training import Trainer
+from methods.lora import Lora
+from tests.families import build
+from tests.test_conformance import tokens
+
+
+def plan_of(*overrides: str) -> Plan:
+    return read_plan(compose_run(["method=lora", "workload.train_batch_size=2", *overrides]).cells[0])
+
+
+def trainer(*overrides: str) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(plan_of(*overrides), Lora(rank=4).attach(build("llama").train()), tokens(batch=8, length=40))
+
+
+@dataclass
+class FakeAllocator:
+    """Hands out the peaks of successive phases, and notes when it was told to begin anew."""
+
+    log: list[str] = field(default_factory=list)
+    taken: int = 0
+
+    def reset(self) -> None:
+        self.log.append("reset")
+
+    def peak(self) -> AllocatorPeak:
+        self.log.append("peak")
+        self.taken += 1
+        return AllocatorPeak(100 * self.taken, 1000 * self.taken)
+
+
+def test_each_phase_has_a_peak_of_its_own() -> None:
+    """The allocator's peaks are reset before each of forward, backward and optimiser, in one step after the first."""
+    allocator, one = FakeAllocator(), trainer()
+    peaks = one.phase_peaks(allocator)
+    assert {phase: peak.allocated_bytes for phase, peak in peaks.items()} == {
+        "forward": 100,
+        "backward": 200,
+        "optimizer": 300,
+    }
+    assert allocator.log == ["reset", "peak", "reset", "peak", "reset", "peak", "reset"]
+    assert len(one.losses) == 2
+
+
+def test_an_allocators_peak_is_taken_apart() -> None:
+    """Exact tensors, whole blocks, and the rest; the parts add up to the whole."""
+    with StorageTracker() as tracker:
+        small = torch.zeros(1)  # 4 B, a block of 512
+        large = torch.zeros(300)  # 1200 B, three blocks
+    exact = tracker.peak()
+    del small, large
+    assert (exact.total_bytes, exact.rounded_bytes) == (1204, 4 * BLOCK_BYTES)
+    parts = reconcile(exact, allocated_bytes=5000)
+    assert (parts.tensors_bytes, parts.rounding_bytes, parts.workspace_bytes) == (1204, 844, 2952)
+    assert sum(vars(parts).values()) == 5000
+
+
+def test_rounding_follows_a_storage_that_grows() -> None:
+    """Whole blocks are of its size at the peak."""
+    with StorageTracker() as tracker:
+        grown = torch.zeros(1)
+        grown.resize_(300)
+    assert tracker.peak().rounded_bytes == 3 * BLOCK_BYTES
+
+
+def test_computing_activations_again_saves_them() -> None:
+    """The same losses with fewer activations at the peak; everything else is as large."""
+    plain, again = (trainer(f"workload.gradient_checkpointing={switch}") for switch in ("off", "on"))
+    peaks: list[MemoryPeak] = [plain.tracked_step(), again.tracked_step()]
+    assert peaks[1].other_bytes < 0.8 * peaks[0].other_bytes
+    for category in Category:
+        if category is not Category.OTHER:
+            name = f"{category}_bytes"
+            assert getattr(peaks[0], name) == getattr(peaks[1], name)
+    assert again.losses == pytest.approx(plain.losses, rel=1e-5)
