@@ -44,6 +44,21 @@ class Row:
     batch_size: int | None = None
     prompt_length: int | None = None
 
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return self.label or self.method
+
+    @property
+    def point(self) -> str:
+        """The workload point in words."""
+        return "" if self.batch_size is None else f"{self.batch_size} × {self.prompt_length}"
+
+    @property
+    def ratio(self) -> float:
+        """The published value over the published reference."""
+        return self.value / self.reference_value
+
 
 @dataclass(frozen=True)
 class Source:
@@ -93,41 +108,56 @@ def _alike(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def _grid(source: Source, records: Sequence[Record]) -> Grid | None:
-    rows = []
-    for row in source.rows:
-        if (ours := _ours(source, row, records)) is not None:
-            point = "" if row.batch_size is None else f"{row.batch_size} × {row.prompt_length}"
-            rows.append((row.label or row.method, row.state, point, ours, f"{row.value / row.reference_value:.3f}"))
-    if not rows:
+    found = [(row, ours) for row in source.rows if (ours := _ours(source, row, records)) is not None]
+    if not found:
         return None
     cell, machine = records[0].cell, records[0].machine
     words = (f"beside {source.source}", cell.model, cell.config["runtime"]["name"], cell.config["device"]["name"])
     unit = f"× {source.reference}"
     headers = (("method", ""), ("state", ""), ("point", ""), ("ours", unit), ("published", unit))
+    rows = [(row.name, row.state, row.point, _shown(ours), f"{row.ratio:.3f}") for row, ours in found]
     notes = (
         f"{source.figure.replace('_', ' ')}, over that of {source.reference}",
         f"ours: {cell.model} on {machine.get('accelerator') or machine.get('processor')}",
         f"published: {source.measured}",
+        *_orders(found),
     )
     return Grid(" · ".join(words), headers, tuple(rows), frozenset(), notes)
 
 
-def _ours(source: Source, row: Row, records: Sequence[Record]) -> str | None:
+def _orders(found: Sequence[tuple[Row, stats.Interval]]) -> list[str]:
+    """Whether our estimates come in the published order: of the methods at a point, and of the points of a method."""
+    lines = []
+    for key, other in (("point", "name"), ("name", "point")):
+        groups: dict[str, list[tuple[Row, stats.Interval]]] = {}
+        for row, ours in found:
+            groups.setdefault(getattr(row, key), []).append((row, ours))
+        for name, group in groups.items():
+            if len({row.ratio for row, _ in group}) < 2:
+                continue
+            theirs = sorted(group, key=lambda item: item[0].ratio)
+            mine = [getattr(row, other) for row, _ in sorted(theirs, key=lambda item: item[1].estimate)]
+            same = mine == [getattr(row, other) for row, _ in theirs]
+            told = "the published order" if same else "not the published order"
+            lines.append(f"{name}: {told} ({' < '.join(mine)})")
+    return lines
+
+
+def _ours(source: Source, row: Row, records: Sequence[Record]) -> stats.Interval | None:
     """Our ratio, with its interval where it was timed beside the reference."""
     record = _find(records, row.method, row)
     if record is None:
         return None
     if source.reference == CONTROL and source.figure.endswith(SECONDS):
         here = [p for p in record.pairs if (p.batch_size, p.prompt_length) == (row.batch_size, row.prompt_length)]
-        ratio = arm_ratio(here, source.figure.removesuffix(SECONDS), row.state)
-        return None if ratio is None else _with_interval(ratio)
+        return arm_ratio(here, source.figure.removesuffix(SECONDS), row.state)
     other = _find(records, source.reference, dataclasses.replace(row, where={}))
     ours = _value(record, source.figure, row)
     reference = None if other is None else _value(other, source.figure, row)
-    return None if ours is None or reference is None else f"{ours / reference:.3f}"
+    return None if ours is None or reference is None else stats.Interval(ours / reference, None, None, processes=1)
 
 
-def _with_interval(ratio: stats.Interval) -> str:
+def _shown(ratio: stats.Interval) -> str:
     if ratio.low is None or ratio.high is None:  # of one process
         return f"{ratio.estimate:.3f}"
     return f"{ratio.estimate:.3f} ±{(ratio.high - ratio.low) / 2:.3f}".replace("±0.", "±.")

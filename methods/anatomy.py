@@ -231,6 +231,8 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
     lists = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     if not lists:
         raise MethodError(f"{type(model).__name__} has no list of layers")
+    # a list within another's modules is part of a layer, such as the branches that a method put there
+    lists = {name: n for name, n in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
     return _sizes(model, max(lists, key=lambda name: lists[name]))
 
 

@@ -61,6 +61,27 @@ def test_a_grid_crosses_what_applies() -> None:
     assert any("method.rank" in note and "adapter" in note for note in sweep.notes)
 
 
+def test_several_studies_run_one_after_the_other() -> None:
+    """Each has its own grid and name, and the other overrides are every study's."""
+    sweeps = compose_multirun(["study=headline,gate", "seed=7"])
+    assert [sweep.study for sweep in sweeps] == ["headline", "gate"]
+    for sweep in sweeps:
+        assert sweep.cells == compose_multirun([f"study={sweep.study}", "seed=7"])[0].cells
+    assert {cell["seed"] for sweep in sweeps for cell in sweep.cells} == {7}
+    with pytest.raises(UsageError, match="swept"):
+        compose_run(["study=headline,gate"])
+    with pytest.raises(UsageError, match="unknown study"):
+        compose_multirun(["study=headline,gats"])
+
+
+@pytest.mark.parametrize("study", options("study"))
+def test_every_study_is_sound(study: str) -> None:
+    """Cells made for a card are checked as if they ran here: what can't is skipped with a reason, none refused."""
+    items = resolve([f"study={study}", "device=cpu"])
+    assert items
+    assert all(item.skip is None or "CUDA graphs" in item.skip or "peft refuses" in item.skip for item in items)
+
+
 def test_a_setting_without_a_method_goes_to_the_default_one() -> None:
     """``method.rank=4,8`` alone sweeps the rank of what ``method`` is by default."""
     assert {item.cell.size for item in resolve(["~study", "method.rank=4,8"])} == {4, 8}

@@ -326,3 +326,16 @@ def test_a_family_with_other_layers_is_refused_by_name() -> None:
     )
     with pytest.raises(MethodError, match="down_proj"):
         Adapter().attach(AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("targets", [("q", "v"), ("q", "k", "v")])
+def test_the_parts_of_a_fused_matrix_are_no_layers(targets: tuple[str, ...], tmp_path: Path) -> None:
+    """With more adapted parts of one matrix than layers in the model, its shape is read as before, and so is a file."""
+    config = AutoConfig.for_model("gpt2", **{**FAMILIES["gpt2"], "n_layer": 1})
+    model, again = (AutoModelForCausalLM.from_config(config).eval() for _ in range(2))
+    again.load_state_dict(model.state_dict())
+    attached = Lora(rank=2, targets=targets).attach(model)
+    train(attached)
+    attached.save(tmp_path)
+    methods.load(again, tmp_path)
+    torch.testing.assert_close(logits(again, tokens()), logits(model, tokens()))

@@ -59,6 +59,20 @@ def test_the_published_table_of_the_lora_paper_is_beside_ours() -> None:
     assert all(" ±.0" in text for text in ours)
     assert theirs == ("1.084", "1.000", "1.207", "1.303")  # 366.3 / 338.0, 19.8 / 19.8, 23.9 / 19.8, 25.8 / 19.8
     assert any("Quadro RTX 8000" in note for note in grid.footnotes)
+    assert "1 × 128: the published order (lora < Adapter^L < Adapter^H)" in grid.footnotes
+    assert "Adapter^H: the published order (16 × 256 < 1 × 128)" in grid.footnotes
+
+
+def test_another_order_than_the_published_one_is_told() -> None:
+    """Methods at a point, and points of a method."""
+    records = [
+        measured("adapter", (1, 128), 1.1, placement="houlsby"),
+        measured("adapter", (1, 128), 1.2, placement="pfeiffer"),
+        measured("adapter", (16, 256), 1.3, placement="houlsby"),
+    ]
+    (grid,) = published_grids(records)
+    assert "1 × 128: not the published order (Adapter^H < Adapter^L)" in grid.footnotes
+    assert "Adapter^H: not the published order (1 × 128 < 16 × 256)" in grid.footnotes
 
 
 def test_a_figure_over_that_of_another_method() -> None:

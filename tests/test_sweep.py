@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -31,10 +32,15 @@ METHODS = ("full", "lora", "adapter")
 
 
 def sweep(
-    folder: Path, measure: FakeMeasure, items: Sequence[Resolved] | None = None, *, fresh: bool = False
+    folder: Path,
+    measure: FakeMeasure,
+    items: Sequence[Resolved] | None = None,
+    *,
+    fresh: bool = False,
+    deadline: float | None = None,
 ) -> Summary:
     items = resolved(*METHODS) if items is None else items
-    return run_sweep(items, "test", Store(folder), measure, Progress(Console(file=io.StringIO())), fresh)
+    return run_sweep(items, "test", Store(folder), measure, Progress(Console(file=io.StringIO())), fresh, deadline)
 
 
 def test_each_record_is_there_when_the_next_cell_starts(tmp_path: Path) -> None:
@@ -65,6 +71,24 @@ def test_an_interrupted_sweep_keeps_what_it_has_and_goes_on(tmp_path: Path) -> N
     assert again.measured == ["lora", "adapter"]
     assert len(summary.kept) == 1
     assert len(Store(tmp_path).read()) == len(METHODS)
+
+
+def test_no_cell_is_started_that_would_end_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With cells that took 40 s each there is no time for a third one in 100 s; the same sweep goes on with it."""
+    now = [0.0]
+    monkeypatch.setattr("bench.sweep.time.monotonic", lambda: now[0])
+
+    def takes(_cell: Cell) -> None:
+        now[0] += 40.0
+
+    class Slow(FakeMeasure):
+        def __call__(self, cell: Cell, study: str, listen: Callable[[str], object]) -> Record:
+            return dataclasses.replace(super().__call__(cell, study, listen), seconds=40.0)
+
+    summary = sweep(tmp_path, Slow(before=takes), deadline=100.0)
+    assert ([r.cell.method for r in summary.ran], summary.left) == (["full", "lora"], 1)
+    rest = sweep(tmp_path, Slow(before=takes), deadline=now[0] + 100.0)
+    assert ([r.cell.method for r in rest.ran], rest.left) == (["adapter"], 0)
 
 
 def test_a_finished_sweep_runs_nothing_again(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Small forms of the studies made for a card, for real on a CPU, beside what is published."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.published import published_grids
+from bench.records import Status
+from bench.store import Store
+
+ROOT = Path(__file__).parent.parent
+QUICK = (
+    "precision.processes=2",
+    "precision.most_processes=0",
+    "precision.pairs=1",
+    "precision.warmup_steps=1",
+    "precision.discarded_steps=0",
+    "workload.train_length=16",
+)
+GPT2 = ("model=gpt2-narrow", "model.settings.n_embd=224", "model.settings.n_layer=1", "model.settings.n_head=2")
+
+
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", "multirun", "device=cpu", *QUICK, *overrides, f"results_dir={folder}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+
+
+@pytest.mark.slow
+def test_table_1_of_the_lora_paper(tmp_path: Path) -> None:
+    """All nine cells of the table, at its own workloads, on a GPT-2 of one layer."""
+    done = run(tmp_path, "study=lora-table1", *GPT2)
+    assert done.returncode == 0, done.stderr
+    assert "beside LoRA (arXiv 2106.09685), table 1" in done.stdout
+    records = list(Store(tmp_path).read().values())
+    assert len(records) == 9
+    assert {record.status for record in records} == {Status.OK}
+    (grid,) = published_grids(records)
+    assert len(grid.rows) == 9
+    assert {row[2] for row in grid.rows} == {"32 × 512", "16 × 256", "1 × 128"}
+
+
+@pytest.mark.slow
+def test_what_training_costs(tmp_path: Path) -> None:
+    """Memory and tokens per second of every method of the study beside the published ratios."""
+    done = run(tmp_path, "study=training", "model=tiny", "workload.train_steps=3", "workload.held_out_sequences=1")
+    assert done.returncode == 0, done.stderr
+    grids = published_grids(list(Store(tmp_path).read().values()))
+    assert len(grids) == 6
+    saved = {row[0]: float(row[3]) for grid in grids for row in grid.rows if "peak bytes" in grid.footnotes[0]}
+    assert saved.keys() == {"lora", "qlora", "prefix_tuning", "prompt_tuning"}
+    assert all(ratio < 1 for ratio in saved.values())
+
+
+@pytest.mark.slow
+def test_the_headline_compiled(tmp_path: Path) -> None:
+    """One cell of the headline study in the compiled runtime: both states timed, no graph broken."""
+    done = run(tmp_path, "~study", "method=lora", "model.settings.num_hidden_layers=1", "runtime=compile")
+    assert done.returncode == 0, done.stderr
+    (record,) = Store(tmp_path).read().values()
+    assert record.cell.config["runtime"]["execution"] == "compile"
+    breaks = {r.state: r.value for r in record.readings if r.figure == "decode_graph_breaks"}
+    assert breaks == {"control": 0, "unmerged": 0, "merged": 0}
+    assert {pairs.arm for pairs in record.pairs} == {"unmerged", "merged", "aa"}
