@@ -54,6 +54,28 @@ def multirun(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun 
 
 
 @app.command()
+def estimate(
+    overrides: Overrides = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option("--against", help="Records or folders of records to foretell and compare, instead of overrides."),
+    ] = None,
+    cards: Annotated[str, typer.Option("--cards", help="GiB of the cards to ask about.")] = "24,48,80,141",
+    largest: Annotated[
+        bool, typer.Option("--largest", help="Also the largest batch and length on each card: many steps a cell.")
+    ] = False,
+    format: Annotated[str, typer.Option("--format", "-f", help="text, md, csv or json.")] = "text",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+) -> None:
+    """Foretell what multirun would measure, without weights or device: memory, FLOPs, structure, what fits a card."""
+    from bench.estimate import against_command, estimate_command
+
+    if against:
+        raise typer.Exit(against_command(against, overrides or [], format, output))
+    raise typer.Exit(estimate_command(overrides or [], cards, largest, format, output))
+
+
+@app.command()
 def table(
     paths: Annotated[
         list[Path] | None, typer.Argument(help="Records or folders of records. [default: results]", show_default=False)

@@ -57,6 +57,8 @@ def compose_multirun(arguments: Sequence[str]) -> list[Sweep]:
     """
     with _hydra():
         parsed = _parse(arguments, studies=True)
+        if [override.key_or_group for override in parsed].count("study") > 1:
+            raise UsageError("study is given twice: name several with commas, study=a,b")
         rest = [override for override in parsed if override.get_key_element().lstrip("+~") != "study"]
         named = [override for override in parsed if override not in rest] or [_parse_one(f"study={DEFAULT_STUDY}")]
         return [_study(argument, rest) for (argument,) in _cross(named)]

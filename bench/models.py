@@ -62,14 +62,16 @@ def load_model(config: ModelConfig, device: torch.device | str, seed: int) -> Pr
     return model
 
 
-def skeleton(config: ModelConfig) -> PreTrainedModel:
+def skeleton(config: ModelConfig, device: torch.device | str = "meta") -> PreTrainedModel:
     """The same model on the meta device: every name, shape and dtype, no memory. Reads at most a ``config.json``.
+
+    Under torch's ``FakeTensorMode`` the device may be another one.
 
     Raises:
         ModelError: as :func:`load_model`, as far as it can be told without the weights.
     """
     with _one_line_errors(config, config.path):
-        model = _random(config, torch.device("meta"))
+        model = _random(config, torch.device(device))
     model.train(False)
     return model
 

@@ -110,7 +110,7 @@ def resolve(config: Mapping[str, Any], here: bool = True) -> Resolved:
     method = plan.method
     try:
         if plan.runtime.execution is Execution.cudagraph and plan.device.type is not DeviceType.cuda:
-            raise Unsupported(f"runtime={plan.runtime.name}: CUDA graphs need device=cuda")
+            raise Unsupported("runtime.execution=cudagraph needs device=cuda")
         model = skeleton(plan.model)
         if plan.workload.gradient_checkpointing is Switch.on:
             recompute_activations(model)

@@ -13,10 +13,11 @@ from importlib import resources
 from typing import Any, ClassVar
 
 import yaml
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from bench import stats
 from bench.context import context
+from bench.errors import UsageError
 from bench.frame import arm_ratio
 from bench.groups import options
 from bench.records import CONTROL, OURS, STRICT, UNMERGED, Record, Status
@@ -75,15 +76,26 @@ class Source:
     reference: str
     """``control``, or the method over whose figure the others' are put."""
     rows: tuple[Row, ...]
+    model: str | None = None
+    """Of our models the only one that it is put beside; None for any."""
 
 
 def published(study: str) -> tuple[Source, ...]:
-    """What the file of a study says that others have published."""
+    """What the file of a study says that others have published.
+
+    Raises:
+        UsageError: a source or a row lacks something, or has something that is none of its keys.
+    """
     if study not in options("study"):
         return ()
     text = (resources.files("conf") / "study" / f"{study}.yaml").read_text()
     found = (yaml.safe_load(text).get("study") or {}).get("published", [])
-    return tuple(TypeAdapter(tuple[Source, ...]).validate_python(found))
+    try:
+        return tuple(TypeAdapter(tuple[Source, ...]).validate_python(found))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(f"conf/study/{study}.yaml: study.published.{where}: {first['msg']}") from error
 
 
 def published_grids(records: Sequence[Record]) -> list[Grid]:
@@ -94,6 +106,8 @@ def published_grids(records: Sequence[Record]) -> list[Grid]:
         own = [record for record in good if record.study == study]
         for source in published(study):
             for group in _alike(own):
+                if source.model not in (None, group[0].cell.model):
+                    continue
                 if grid := _grid(source, group):
                     found.append(grid)
     return found
@@ -126,21 +140,34 @@ def _grid(source: Source, records: Sequence[Record]) -> Grid | None:
 
 
 def _orders(found: Sequence[tuple[Row, stats.Interval]]) -> list[str]:
-    """Whether our estimates come in the published order: of the methods at a point, and of the points of a method."""
+    """Whether ours come in the published order: the methods at a point, and the points of a method."""
     lines = []
     for key, other in (("point", "name"), ("name", "point")):
         groups: dict[str, list[tuple[Row, stats.Interval]]] = {}
         for row, ours in found:
             groups.setdefault(getattr(row, key), []).append((row, ours))
         for name, group in groups.items():
-            if len({row.ratio for row, _ in group}) < 2:
-                continue
-            theirs = sorted(group, key=lambda item: item[0].ratio)
-            mine = [getattr(row, other) for row, _ in sorted(theirs, key=lambda item: item[1].estimate)]
-            same = mine == [getattr(row, other) for row, _ in theirs]
-            told = "the published order" if same else "not the published order"
-            lines.append(f"{name}: {told} ({' < '.join(mine)})")
+            ordered = sorted(group, key=lambda item: item[0].ratio)
+            if ordered[0][0].ratio < ordered[-1][0].ratio:
+                lines.append(f"{name}: {_order([(getattr(row, other), ours) for row, ours in ordered])}")
     return lines
+
+
+def _order(ordered: Sequence[tuple[str, stats.Interval]]) -> str:
+    """What our intervals say of names in their published order."""
+    pairs = [(one, two) for index, one in enumerate(ordered) for two in ordered[index + 1 :]]
+    against = [(two[0], one[0]) for one, two in pairs if _below(two[1], one[1])]
+    unclear = [(one[0], two[0]) for one, two in pairs if not _below(one[1], two[1]) and not _below(two[1], one[1])]
+    if against:
+        return f"not the published order, but {', '.join(f'{a} < {b}' for a, b in against)}"
+    if unclear:
+        return f"not told apart: {', '.join(f'{a} and {b}' for a, b in unclear)}"
+    return f"the published order ({' < '.join(name for name, _ in ordered)})"
+
+
+def _below(one: stats.Interval, two: stats.Interval) -> bool:
+    """Whether one is smaller for sure; of figures without an interval, whether it is smaller."""
+    return (one.estimate if one.high is None else one.high) < (two.estimate if two.low is None else two.low)
 
 
 def _ours(source: Source, row: Row, records: Sequence[Record]) -> stats.Interval | None:

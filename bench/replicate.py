@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.config import Sharing, Switch
+from bench.config import Phase, Sharing, Switch
 from bench.findings import Timed
 from bench.instruments.card import Nvml, remarks
-from bench.instruments.steps import PHASES
-from bench.instruments.timing import Effort, clock_for, time_pairs
+from bench.instruments.steps import MOST_STEPS, PHASES
+from bench.instruments.timing import Blocks, Effort, clock_for, time_pairs
 from bench.models import load_model
 from bench.plan import Plan
 from bench.records import AA, CONTROL, MERGED, RIVAL, TRAIN, UNMERGED, Pairs
 from bench.subject import prompt_of
 from bench.training import Trainer, weight_tensors
 from bench.worker import CHECKPOINT, Report, start
-from methods.anatomy import embedding_shape
+from methods.anatomy import embedding_shape, sizes_of
 
 
 def measure_pairs(
@@ -49,20 +49,25 @@ def measure_pairs(
         gc.collect()  # hooks and the models that they are on know one another
     models = dict(_arms(base, arms, plan, Path(staging), share, rng))
     del base
-    effort = effort_of(plan)
     tokens = random_tokens(plan, models[CONTROL])
     with torch.no_grad():  # as `generate` runs
         for batch, length in plan.points():
             prompt = prompt_of(tokens, batch, length).to(plan.torch_device)
             for phase in plan.workload.phases:
                 report(phase)
-                steps = {arm: PHASES[phase](model, prompt, plan.runtime) for arm, model in models.items()}
-                timed = time_pairs(steps.pop(CONTROL), steps, effort, clock_for(plan.torch_device), rng)
-                for arm, blocks in timed.items():
+                for arm, blocks in _timed(phase, models, prompt, plan, rng).items():
                     found.append(Pairs(process, str(phase), arm, batch, length, **vars(blocks), shared_weights=share))
     if card is not None:
         seen.append(card.look())  # at once, while it is as it was
     return Timed(found, [asdict(one) for one in seen], remarks(seen))
+
+
+def _timed(
+    phase: Phase, models: Mapping[str, PreTrainedModel], prompt: Tensor, plan: Plan, rng: random.Random
+) -> dict[str, Blocks]:
+    """Every arm in turn with the control; their caches and graphs are gone when the next ones are made."""
+    steps = {arm: PHASES[phase](model, prompt, plan.runtime) for arm, model in models.items()}
+    return time_pairs(steps.pop(CONTROL), steps, effort_of(plan), clock_for(plan.torch_device), rng)
 
 
 def _training_pairs(plan: Plan, base: PreTrainedModel, process: int, share: bool, rng: random.Random) -> Pairs:
@@ -144,8 +149,17 @@ def must_share(plan: Plan, model: PreTrainedModel, arms: int) -> bool:
     """Whether the arms share storage, because they are told to or because that many copies do not fit."""
     if plan.device.sharing is not Sharing.auto:
         return plan.device.sharing is Sharing.share
-    size = sum(tensor.numel() * tensor.element_size() for tensor in weight_tensors(model))
-    return size * (arms + 1) > 0.8 * _free_bytes(plan.torch_device)
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in weight_tensors(model))
+    # the base is there already, and goes when all arms have their copy
+    return arms * (weights + _cache_bytes(plan, model)) > 0.8 * _free_bytes(plan.torch_device)
+
+
+def _cache_bytes(plan: Plan, model: PreTrainedModel) -> int:
+    """Keys and values of one arm at the largest workload point, virtual tokens included."""
+    sizes = sizes_of(model)
+    tokens = max(plan.workload.prompt_lengths) + plan.method.virtual_tokens + MOST_STEPS
+    each = 2 * len(sizes.layers) * sizes.kv_size * model.dtype.itemsize
+    return max(plan.workload.batch_sizes) * tokens * each
 
 
 def _free_bytes(device: torch.device) -> int:

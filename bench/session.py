@@ -21,10 +21,12 @@ from bench.claim_report import CLAIM_FORMATS, print_claims, render_claims
 from bench.claims import judge_all, surprising
 from bench.config import Sweep
 from bench.errors import UsageError
+from bench.findings import Resolved
 from bench.gate import check_again, check_against, records_folder, status_of
 from bench.gate_report import github_annotations, print_checked, print_conclusion, write_junit
 from bench.launch import Launcher
 from bench.progress import Progress
+from bench.published import published
 from bench.records import Status
 from bench.render import print_rates
 from bench.selftest import read_trials, run_trials, trials_path
@@ -44,25 +46,41 @@ def run_command(sweeps: Sequence[Sweep], fresh: bool, dry_run: bool, minutes: fl
     if minutes is not None and not 0 < minutes < math.inf:
         raise UsageError(f"--within must be a positive number of minutes, not {minutes}")
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    return max([_run(sweep, fresh, dry_run, deadline) for sweep in sweeps])
+    launcher = Launcher()
+    checked = [_check(sweep, launcher) for sweep in sweeps]  # all of them before the first cell starts
+    plans = zip(sweeps, checked, strict=True)
+    return max([_run(sweep, cells, launcher, fresh, dry_run, deadline) for sweep, cells in plans])
 
 
-def _run(sweep: Sweep, fresh: bool, dry_run: bool, deadline: float | None) -> int:
+def _check(sweep: Sweep, launcher: Launcher) -> list[Resolved]:
     console = Console(highlight=False)
     for note in sweep.notes:
         console.print(f"note: {note}", markup=False)
     store = Store(Path(sweep.results_dir))
     store.check()  # a folder that can't be used is refused before anything runs
     store.read()
-    launcher = Launcher()
+    published(sweep.study)
     with console.status("checking every cell") if console.is_terminal else nullcontext():
-        resolved = resolve_cells(sweep.cells, launcher, str)
-    _refuse_if_none([item.skip for item in resolved])
+        cells = resolve_cells(sweep.cells, launcher, str)
+    _refuse_if_none([item.skip for item in cells])
+    return cells
+
+
+def _run(
+    sweep: Sweep,
+    resolved: Sequence[Resolved],
+    launcher: Launcher,
+    fresh: bool,
+    dry_run: bool,
+    deadline: float | None,
+) -> int:
+    console = Console(highlight=False)
     if dry_run:
         for item in resolved:
             line = item.cell.id + (f"  skipped: {item.skip}" if item.skip else "")
             console.print(line, markup=False, soft_wrap=True)
         return OK
+    store = Store(Path(sweep.results_dir))
     store.open()
     measure = Children(launcher, sweep.time_limit)
     summary = run_sweep(resolved, sweep.study, store, measure, Progress(console), fresh, deadline)

@@ -41,7 +41,10 @@ class Summary:
 
 
 def resolve_cells(
-    configs: Sequence[dict[str, object]], launcher: Launcher, listen: Callable[[str], object]
+    configs: Sequence[dict[str, object]],
+    launcher: Launcher,
+    listen: Callable[[str], object],
+    check: str = "bench.worker:resolve_all",
 ) -> list[Resolved]:
     """Checks every cell before the first one starts, and drops those that resolve to the same thing.
 
@@ -49,7 +52,7 @@ def resolve_cells(
         UsageError: a cell is refused; the line says how many more are.
     """
     listen("checking every cell")
-    outcome = launcher.call("bench.worker:resolve_all", configs, limit_seconds=RESOLVE_LIMIT_SECONDS)
+    outcome = launcher.call(check, configs, limit_seconds=RESOLVE_LIMIT_SECONDS)
     if outcome.status is not Status.OK:
         raise UsageError(f"the cells can't be checked: {outcome.reason}")
     found: list[Resolved | str] = outcome.value
@@ -72,7 +75,7 @@ def run_sweep(
 ) -> Summary:
     """Runs the cells whose record is missing or did not end well; with ``fresh`` all of them.
 
-    ``deadline``, by `time.monotonic`: no cell is started that, if it takes as long as the longest so far, ends later.
+    ``deadline``, by `time.monotonic`: no cell is started that would end later, were it as long as the folder's longest.
 
     Raises:
         UsageError: a record of the folder can't be read.
@@ -89,7 +92,7 @@ def run_sweep(
     started = time.monotonic()
     with progress.sweep(len(todo), len(summary.kept)):
         for number, item in enumerate(todo):
-            longest = max((record.seconds for record in summary.ran), default=0.0)
+            longest = max((record.seconds for record in (*there.values(), *summary.ran)), default=0.0)
             if deadline is not None and time.monotonic() + longest > deadline:
                 summary.left = len(todo) - number
                 break

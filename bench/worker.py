@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bench.config import Execution
 from bench.data import Corpus, DataError, load_corpus
 from bench.errors import UsageError
 from bench.findings import Findings, Resolved
+from bench.instruments.steps import compile_without_end
 from bench.models import ModelError, load_model, load_tokenizer
 from bench.plan import Plan, read_plan, resolve
 from bench.probes import probes
@@ -186,6 +188,8 @@ def start(config: Mapping[str, Any]) -> Plan:
     plan = read_plan(config)
     if plan.device.threads is not None:
         torch.set_num_threads(plan.device.threads)
+    if plan.runtime.execution is Execution.compile:
+        compile_without_end()
     torch.manual_seed(plan.seed)
     return plan
 

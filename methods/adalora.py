@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -177,7 +178,7 @@ class Triplets(nn.Module):
         # lambda on Q and not on the product with x, of which the backward pass would need one more [..., r]
         return functional.linear(functional.linear(x, self.Q * self.lam.unsqueeze(1)), self.P)
 
-    def folded(self, keep: Tensor) -> Branch:
+    def folded(self, keep: Tensor | slice) -> Branch:
         """The kept triplets as a LoRA branch: A = Q, B = P diag(lambda)."""
         b = (self.P * self.lam)[:, keep]
         return Branch(self.Q[keep].detach().clone(), b.detach().clone(), self.scale)
@@ -272,7 +273,13 @@ class AdaloraAttached(LowRankAttached):
         return [(p, b.A.detach(), b.B.detach()) for (p, _), b in zip(self.branches(), folded, strict=True)]
 
     def _folded(self) -> list[Branch]:
-        return [t.folded(kept) for t, kept in zip(self.triplets, self.keep, strict=True)]
+        return [t.folded(kept) for t, kept in zip(self.triplets, self._kept(), strict=True)]
+
+    def _kept(self) -> Sequence[Tensor | slice]:
+        """The triplets that serve; of tensors without data, which have no importance, the same number everywhere."""
+        if any(isinstance(kept, FakeTensor) for kept in self.keep):
+            return [slice(self.method.rank)] * len(self.keep)
+        return self.keep
 
     def serve(self) -> None:
         if not self.triplets:

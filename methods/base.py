@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from methods.anatomy import anatomy_of, sizes_of
-from methods.checkpoint import Checkpoint, Origin, PeftForm, read_checkpoint, write_checkpoint
+from methods.checkpoint import Checkpoint, Origin, PeftForm, checkpoint_bytes, read_checkpoint, write_checkpoint
 from methods.errors import MethodError, Unsupported
 
 IMPLEMENTATION = "peft-verdict"
@@ -264,15 +264,20 @@ class Attached(ABC):
         Raises:
             MethodError: there can be no such folder, or it holds a method in another format.
         """
+        write_checkpoint(folder, *self._contents())
+        return folder
+
+    def checkpoint_bytes(self) -> int | None:
+        """Bytes that `save` would write, from shapes alone; None where only writing them tells."""
+        return checkpoint_bytes(*self._contents())
+
+    def _contents(self) -> tuple[Mapping[str, Tensor], Origin, dict[str, object] | None]:
+        """Tensors, where they come from, and peft's configuration where they are in its format."""
         form = self.for_peft()
         origin = Origin(
             self.method.name, dataclasses.asdict(self.method), base_of(self.base), {} if form is None else form.ranks
         )
-        if form is None:
-            write_checkpoint(folder, self.shipped(), origin, None)
-        else:
-            write_checkpoint(folder, form.tensors, origin, form.config)
-        return folder
+        return (self.shipped(), origin, None) if form is None else (form.tensors, origin, form.config)
 
 
 def base_of(model: PreTrainedModel) -> dict[str, object]:

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -35,6 +36,20 @@ LAYOUT = "peft-verdict/2"
 OWN_FILE = "method.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PEFT_FILE = "adapter_model.safetensors"
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What a safetensors file (https://github.com/huggingface/safetensors#format) calls them."""
+LENGTH_BYTES = ALIGNMENT = 8
+"""It begins with its header's length in so many bytes, and the header is padded to a multiple of as many."""
 
 
 def expect(shipped: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], method: str) -> None:
@@ -110,19 +125,41 @@ def write_checkpoint(
         raise MethodError(f"{folder} can't be made a folder to save into: {error}") from error
     if (folder / other).exists():
         raise MethodError(f"{folder} holds {other}, another method's; save into another folder")
-    header = {
+    held = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
+    try:
+        save_file(held, folder / name, metadata=_header(origin))
+        if config is not None:
+            (folder / CONFIG_FILE).write_text(_config_text(config))
+    except (OSError, SafetensorError) as error:
+        raise MethodError(f"{folder} can't be written to: {error}") from error
+
+
+def checkpoint_bytes(tensors: Mapping[str, Tensor], origin: Origin, config: dict[str, object] | None) -> int:
+    """Bytes of the files that `write_checkpoint` would write, from names, shapes and dtypes alone."""
+    header: dict[str, object] = {"__metadata__": _header(origin)}
+    end = 0
+    # in the order of the file: the widest dtype first, then by name
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        start, end = end, end + tensor.nbytes
+        kind = DTYPES[tensor.dtype]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    padded = -(-len(text) // ALIGNMENT) * ALIGNMENT
+    beside = 0 if config is None else len(_config_text(config).encode())
+    return LENGTH_BYTES + padded + end + beside
+
+
+def _header(origin: Origin) -> dict[str, str]:
+    return {
         "format": "pt",  # what transformers and its relations look for
         "layout": LAYOUT,
         "method": origin.method,
         **{key: json.dumps(getattr(origin, key), sort_keys=True) for key in ("settings", "base", "ranks")},
     }
-    held = {key: tensor.detach().contiguous() for key, tensor in tensors.items()}
-    try:
-        save_file(held, folder / name, metadata=header)
-        if config is not None:
-            (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    except (OSError, SafetensorError) as error:
-        raise MethodError(f"{folder} can't be written to: {error}") from error
+
+
+def _config_text(config: dict[str, object]) -> str:
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -105,6 +105,9 @@ class PeftAttached(Attached):
             raise MethodError(f"{folder} can't be written: {error}") from error
         return folder
 
+    def checkpoint_bytes(self) -> None:
+        """peft writes the files."""
+
     def call_as_generate_does(self) -> None:
         """Has ``model`` be what runs for each token when peft generates.
 

@@ -184,3 +184,18 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path, with_grandchil
     finally:
         for pid in marked(marker):
             os.kill(pid, signal.SIGKILL)
+
+
+def test_a_server_that_is_to_fork_asks_nothing_of_a_card() -> None:
+    """On a machine with a card: once CUDA has been asked for anything, children that are forked can't use it."""
+    code = (
+        "import torch\n"
+        "torch.version.cuda = '13.0'\n"
+        "def refuse(*_, **__):\n"
+        "    raise SystemExit('asked the card')\n"
+        "for name in ('is_available', 'device_count', 'get_device_capability', '_lazy_init', 'init'):\n"
+        "    setattr(torch.cuda, name, refuse)\n"
+        "import bench.preload\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

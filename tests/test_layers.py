@@ -90,7 +90,17 @@ def test_the_parent_loads_no_more_than_it_needs(code: str, loaded: set[str]) -> 
 
 def test_help_needs_nothing_heavy() -> None:
     """``python -m bench --help``, and that of each verb, answer without torch, pandas or Hydra."""
-    for verb in ([], ["run"], ["multirun"], ["table"], ["claims"], ["baseline", "save"], ["check"], ["selftest"]):
+    for verb in (
+        [],
+        ["run"],
+        ["multirun"],
+        ["table"],
+        ["claims"],
+        ["baseline", "save"],
+        ["check"],
+        ["selftest"],
+        ["estimate"],
+    ):
         code = (
             "import contextlib, io\nfrom bench.cli import app\n"
             "with contextlib.redirect_stdout(io.StringIO()) as text:\n"

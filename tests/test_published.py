@@ -7,8 +7,10 @@ import io
 import math
 
 import pytest
+import yaml
 from rich.console import Console
 
+from bench.errors import UsageError
 from bench.groups import options
 from bench.published import published, published_grids
 from bench.records import MERGED, UNMERGED, Cell, Reading, Record, Status
@@ -71,23 +73,42 @@ def test_another_order_than_the_published_one_is_told() -> None:
         measured("adapter", (16, 256), 1.3, placement="houlsby"),
     ]
     (grid,) = published_grids(records)
-    assert "1 × 128: not the published order (Adapter^H < Adapter^L)" in grid.footnotes
-    assert "Adapter^H: not the published order (1 × 128 < 16 × 256)" in grid.footnotes
+    assert "1 × 128: not the published order, but Adapter^H < Adapter^L" in grid.footnotes
+    assert "Adapter^H: not the published order, but 1 × 128 < 16 × 256" in grid.footnotes
+
+
+def test_an_order_is_told_only_where_intervals_tell_it() -> None:
+    """Two ratios a hair apart are not told apart, whichever estimate is the larger."""
+    records = [
+        measured("adapter", (1, 128), 1.200, placement="houlsby"),
+        measured("adapter", (1, 128), 1.201, placement="pfeiffer"),
+    ]
+    (grid,) = published_grids(records)
+    assert "1 × 128: not told apart: Adapter^L and Adapter^H" in grid.footnotes
+
+
+def test_a_study_whose_published_table_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line that names the place, before anything runs."""
+    wrong = "study: {published: [{source: a, measured: b, figure: c, reference: control, rows: [{method: lora}]}]}"
+    monkeypatch.setattr("bench.published.yaml.safe_load", lambda _: yaml.load(wrong, yaml.SafeLoader))
+    with pytest.raises(UsageError, match=r"published\.0\.rows\.0\.value"):
+        published("training")
 
 
 def test_a_figure_over_that_of_another_method() -> None:
     """Memory of LoRA over that of full fine-tuning, where both were measured; a failed cell is not compared."""
 
     def trained(method: str, peak: int, **changes: object) -> Record:
-        return known(
-            make_cell(method, None), [Reading("train_peak_bytes", peak, UNMERGED)], study="training", **changes
-        )
+        made = make_cell(method, None, model="llama-3.1-8b")
+        return known(made, [Reading("train_peak_bytes", peak, UNMERGED)], study="training", **changes)
 
     both = [trained("full", 2000), trained("lora", 1500)]
     found = {grid.title: grid.rows for grid in published_grids(both)}
     rows = [row for rows in found.values() for row in rows]
     assert {row[3] for row in rows} == {"0.750"}
     assert {row[4] for row in rows} == {"0.575", "0.810"}  # 20.8 / 36.2 and 30.3 / 37.4
+    elsewhere = [dataclasses.replace(r, cell=dataclasses.replace(r.cell, model="tiny")) for r in both]
+    assert not any("torchtune" in grid.title for grid in published_grids(elsewhere))  # whose rows are of that model
     assert published_grids([trained("lora", 1500)]) == []
     assert published_grids([trained("full", 2000, status=Status.FAILED), trained("lora", 1500)]) == []
 

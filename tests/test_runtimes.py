@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,16 @@ from bench.config import CacheKind, Execution, Runtime
 from bench.instruments import steps as steps_module
 from bench.instruments.card import Card, Nvml, remarks
 from bench.instruments.launches import joules_a_step, summed
-from bench.instruments.steps import CAPTURE_WARMUP, MOST_STEPS, PHASES, Decode, Prefill, capture
+from bench.instruments.steps import (
+    CAPTURE_WARMUP,
+    MOST_STEPS,
+    PHASES,
+    Decode,
+    Prefill,
+    Replayed,
+    capture_stream,
+    compile_without_end,
+)
 from methods import Unsupported
 from methods.compat import cache_argument
 from tests.families import FAMILIES, build
@@ -28,6 +39,7 @@ from tests.test_conformance import CASES, logits, tokens, trained
 
 COMPILED = Runtime("compile", Execution.compile, CacheKind.static, backend="eager")
 STATIC = Runtime("eager", Execution.eager, CacheKind.static)
+REAL_CUDA = torch.cuda
 GRAPH = Runtime("cudagraph", Execution.cudagraph, CacheKind.static)
 
 
@@ -42,7 +54,8 @@ def served(name: str, family: str = "llama") -> PreTrainedModel:
 def next_logits(steps: Decode, model: PreTrainedModel) -> torch.Tensor:
     """What the model says on top of the cache that a decode step stands on."""
     argument = {cache_argument(model): steps.cache}
-    found: torch.Tensor = model(input_ids=tokens()[:, -1:], use_cache=True, **argument).logits
+    token = tokens()[:, -1:].to(model.device)
+    found: torch.Tensor = model(input_ids=token, use_cache=True, **argument).logits
     return found
 
 
@@ -81,23 +94,63 @@ def test_every_method_compiles_as_a_whole(name: str) -> None:
 
 
 @torch.no_grad()
-def test_arms_without_end_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arms_without_end_are_all_compiled() -> None:
     """Past its limit torch would go on in Python without a word, and eager would be timed as compiled."""
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     counters.clear()
-    for length in range(2, 10):
-        Decode(build("llama"), tokens()[:, :length], COMPILED).run(1)
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=False):
+        compile_without_end()
+        for length in range(2, 10):
+            Decode(build("llama"), tokens()[:, :length], COMPILED).run(1)
     assert counters["stats"]["unique_graphs"] == 8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_model_compiles_once_or_is_refused(family: str) -> None:
+    """OPT takes positions by their number, another one at each step: it would be compiled inside timed blocks."""
+    torch._dynamo.reset()
+    counters.clear()
+    with torch._dynamo.config.patch(recompile_limit=64):
+        if family == "opt":
+            with pytest.raises(Unsupported, match="compiled again at every step"):
+                Decode(build(family), tokens(), COMPILED)
+            return
+        steps = Decode(build(family), tokens(), COMPILED)
+    made = counters["stats"]["unique_graphs"]
+    steps.run(10)
+    assert counters["stats"]["unique_graphs"] == made
+
+
+@pytest.mark.parametrize("name", ["lora", "prefix_tuning"])
+@torch.no_grad()
+def test_a_reset_keeps_the_addresses_that_a_graph_reads(name: str) -> None:
+    """On a static cache nothing is made anew: keys, values and the length stay where a captured step has them."""
+    model = served(name)
+    steps = Decode(model, tokens(), STATIC)
+    layers: list[Any] = steps.cache.layers
+
+    def addresses() -> list[int]:
+        return [t.data_ptr() for layer in layers for t in (layer.keys, layer.values, layer.cumulative_length)]
+
+    before, cache = addresses(), steps.cache
+    for _ in range(3):
+        steps.run(5)
+        steps.reset()
+    assert steps.cache is cache
+    assert addresses() == before
 
 
 @dataclasses.dataclass
 class FakeCuda:
     """Stands in for ``torch.cuda``: a capture runs the step without its effects being counted, a replay counts."""
 
-    fails: bool = False
+    fails: Exception | None = None
     capturing: bool = False
     replays: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(REAL_CUDA, name)
 
     def Stream(self) -> SimpleNamespace:  # torch's name
         return SimpleNamespace(wait_stream=lambda _: None)
@@ -115,31 +168,64 @@ class FakeCuda:
         self.replays += 1
 
     @contextlib.contextmanager
-    def graph(self, _: object) -> Iterator[None]:
+    def graph(self, _: object, stream: object) -> Iterator[None]:
         self.capturing = True
-        yield
-        self.capturing = False
-        if self.fails:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+        try:
+            yield
+            if self.fails is not None:
+                raise self.fails
+        except Exception:
+            # as torch's own does, for the capture has to be ended, which fails as well
+            raise RuntimeError("operation failed due to a previous error during capture") from None
+        finally:
+            self.capturing = False
 
 
-def test_a_graph_is_captured_once_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    fake = FakeCuda()
+    monkeypatch.setattr(torch, "cuda", fake)
+    capture_stream.cache_clear()
+    yield fake
+    capture_stream.cache_clear()
+
+
+def test_a_graph_is_captured_once_and_replayed(cuda: FakeCuda) -> None:
     """Libraries get their workspaces before the capture; from then on only the replay runs."""
-    cuda = FakeCuda()
-    monkeypatch.setattr(torch, "cuda", cuda)
     seen: list[bool] = []
-    run = capture(lambda: seen.append(cuda.capturing))
+    run = Replayed(lambda: seen.append(cuda.capturing))
     assert seen == [False] * CAPTURE_WARMUP + [True]
     run()
     run()
     assert (len(seen), cuda.replays) == (CAPTURE_WARMUP + 1, 2)
 
 
-def test_a_capture_that_fails_is_a_row_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line, which a skipped row shows."""
-    monkeypatch.setattr(torch, "cuda", FakeCuda(fails=True))
-    with pytest.raises(Unsupported, match="captured of its step: operation not permitted when stream is capturing"):
-        capture(lambda: None)
+def test_a_capture_that_fails_is_a_row_with_its_reason(cuda: FakeCuda) -> None:
+    """One line, which a skipped row shows: what went wrong, not that the capture was ended for it."""
+    cuda.fails = RuntimeError("operation not permitted when stream is capturing\nmore lines")
+    with pytest.raises(Unsupported, match=r"of a step: operation not permitted when stream is capturing$") as caught:
+        Replayed(lambda: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_out_of_memory_in_a_capture_is_out_of_memory(cuda: FakeCuda) -> None:
+    """It is an outcome of its own, not a method that can't run in a graph."""
+    cuda.fails = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(torch.OutOfMemoryError):
+        Replayed(lambda: None)
+
+
+@torch.no_grad()
+def test_a_graph_keeps_what_it_reads(cuda: FakeCuda) -> None:
+    """The prompt of a captured prefill lives as long as the steps: whoever made it need not keep it."""
+    prompt = tokens()
+    alive = weakref.ref(prompt)
+    steps = Prefill(build("llama"), prompt, GRAPH)
+    del prompt
+    gc.collect()
+    assert alive() is not None
+    steps.run(1)
+    assert cuda.replays == 1
 
 
 @torch.no_grad()
@@ -151,7 +237,7 @@ def test_what_was_tried_out_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> No
             step()
         return step
 
-    monkeypatch.setattr(steps_module, "capture", warmed)
+    monkeypatch.setattr(steps_module, "Replayed", warmed)
     steps = Decode(build("llama"), tokens(), GRAPH)
     assert int(steps.cache.get_seq_length()) == tokens().shape[1]
 
@@ -283,13 +369,17 @@ def test_a_slowed_or_shared_card_is_remarked_on() -> None:
 @pytest.mark.parametrize("name", CASES)
 @torch.no_grad()
 def test_a_replayed_graph_computes_what_the_model_does(name: str) -> None:
-    """On a real card: as many replays as steps, the same keys in the cache."""
-    model = served(name).cuda()
-    prompt = tokens().cuda()
-    plain, graph = Decode(model, prompt, STATIC), Decode(model, prompt, GRAPH)
+    """On a real card, over a reset and with nobody else keeping the prompt: the same keys in the same places."""
+    torch.manual_seed(0)
+    attached = CASES[name].attach(build("llama").cuda())  # on the card, where a method puts its own tensors too
+    attached.serve()
+    model = attached.model.eval()
+    plain, graph = (Decode(model, tokens().cuda(), runtime) for runtime in (STATIC, GRAPH))
     for steps in (plain, graph):
+        steps.run(MOST_STEPS)
+        steps.reset()
         steps.run(4)
-    layers: list[Any] = list(zip(plain.cache.layers, graph.cache.layers, strict=True))
-    for one, other in layers:
+    for one, other in zip(plain.cache.layers, graph.cache.layers, strict=True):
         torch.testing.assert_close(one.keys, other.keys, atol=1e-4, rtol=1e-3)
-    Prefill(model, prompt, GRAPH).run(2)
+    torch.testing.assert_close(next_logits(graph, model), next_logits(plain, model), atol=1e-3, rtol=1e-3)
+    Prefill(model, tokens().cuda(), GRAPH).run(2)

@@ -49,9 +49,9 @@ def test_what_training_costs(tmp_path: Path) -> None:
     done = run(tmp_path, "study=training", "model=tiny", "workload.train_steps=3", "workload.held_out_sequences=1")
     assert done.returncode == 0, done.stderr
     grids = published_grids(list(Store(tmp_path).read().values()))
-    assert len(grids) == 6
+    assert len(grids) == 2  # torchtune's are of another model
     saved = {row[0]: float(row[3]) for grid in grids for row in grid.rows if "peak bytes" in grid.footnotes[0]}
-    assert saved.keys() == {"lora", "qlora", "prefix_tuning", "prompt_tuning"}
+    assert {name.split()[0] for name in saved} == {"lora", "prefix_tuning", "prompt_tuning"}
     assert all(ratio < 1 for ratio in saved.values())
 
 

@@ -1,11 +1,12 @@
 """What CUDA's own caching allocator says of memory: peaks by phase, and what of them the exact count does not explain.
 
-The exact count (`bench.instruments.memory`) is of live tensors. The allocator hands out blocks, so it allocates more by
-rounding, and by what libraries take for themselves below the dispatcher: the workspaces of products, mostly.
+The exact count (`bench.instruments.memory`) is of live tensors. More is asked of the allocator below the dispatcher:
+the workspaces of products, mostly. And what it hands out are blocks, which are larger than what was asked for.
 """
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,8 +19,10 @@ from bench.instruments.memory import MemoryPeak
 class AllocatorPeak:
     """Peaks of one phase, whatever was there before it included."""
 
+    requested_bytes: int
+    """Of what was asked for."""
     allocated_bytes: int
-    """Of blocks that were handed out."""
+    """Of the blocks that were handed out for it."""
     reserved_bytes: int
     """Of what the allocator had taken from the card, in use or not."""
 
@@ -35,10 +38,13 @@ class Allocator(Protocol):
 
 
 class CudaAllocator:
-    """The caching allocator of one card."""
+    """The caching allocator of one card, emptied of what others have left in it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        gc.collect()  # hooks and the models that they are on know one another
+        torch._C._cuda_clearCublasWorkspaces()
+        torch.cuda.empty_cache()
 
     def reset(self) -> None:
         torch.cuda.synchronize(self.device)
@@ -46,7 +52,8 @@ class CudaAllocator:
 
     def peak(self) -> AllocatorPeak:
         torch.cuda.synchronize(self.device)
-        return AllocatorPeak(torch.cuda.max_memory_allocated(self.device), torch.cuda.max_memory_reserved(self.device))
+        known = torch.cuda.memory_stats(self.device)
+        return AllocatorPeak(*(int(known[f"{kind}_bytes.all.peak"]) for kind in ("requested", "allocated", "reserved")))
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,14 @@ class Reconciled:
 
     tensors_bytes: int
     """Live tensors, counted exactly."""
-    rounding_bytes: int
-    """Each of them in whole blocks."""
     workspace_bytes: int
-    """The rest: what is below the dispatcher, or alive at another moment. Negative where a phase freed early."""
+    """What else was asked for, below the dispatcher."""
+    rounding_bytes: int
+    """What blocks have beyond what was asked for."""
 
 
-def reconcile(exact: MemoryPeak, allocated_bytes: int) -> Reconciled:
+def reconcile(exact: MemoryPeak, peak: AllocatorPeak) -> Reconciled:
     """What the allocator's peak is made of."""
-    rounding = exact.rounded_bytes - exact.total_bytes
-    return Reconciled(exact.total_bytes, rounding, allocated_bytes - exact.rounded_bytes)
+    return Reconciled(
+        exact.total_bytes, peak.requested_bytes - exact.total_bytes, peak.allocated_bytes - peak.requested_bytes
+    )

@@ -69,22 +69,27 @@ def _breaks(subject: Subject) -> Iterator[Reading | Missing]:
 
 
 def _launches(subject: Subject, batch: int, length: int) -> Iterator[Reading | Missing]:
+    from bench.config import Phase
     from bench.instruments.card import Nvml
     from bench.instruments.launches import joules_a_step, launches
     from bench.instruments.steps import MOST_STEPS
     from bench.instruments.steps import PHASES as KINDS
     from bench.instruments.timing import clock_for
+    from methods import Unsupported
 
-    made = {
-        phase: kind(subject.model, subject.prompt(batch, length), subject.plan.runtime) for phase, kind in KINDS.items()
-    }
-    for phase, steps in made.items():
+    for phase in subject.plan.workload.phases:
+        try:
+            steps = KINDS[phase](subject.model, subject.prompt(batch, length), subject.plan.runtime)
+        except Unsupported as error:
+            yield from (Missing(f"{phase}_{name}", subject.state, str(error)) for name in COUNTED)
+            continue
         found = launches(steps)
         for name in COUNTED:
             yield Reading(f"{phase}_{name}", getattr(found, name), subject.state, batch, length)
-    card, clock = Nvml.of(subject.device), clock_for(subject.device)
-    used = None if card is None else joules_a_step(made["decode"], MOST_STEPS, clock, card.joules)
-    if used is None:
-        yield Missing(ENERGY, subject.state, "the card's driver does not count energy")
-    else:
-        yield Reading(ENERGY, used / batch, subject.state, batch, length)
+        if phase is Phase.decode:
+            card, clock = Nvml.of(subject.device), clock_for(subject.device)
+            used = None if card is None else joules_a_step(steps, MOST_STEPS, clock, card.joules)
+            if used is None:
+                yield Missing(ENERGY, subject.state, "the card's driver does not count energy")
+            else:
+                yield Reading(ENERGY, used / batch, subject.state, batch, length)

@@ -46,7 +46,13 @@ FIGURES = (
     _bytes(
         "train_workspace_bytes",
         "workspace",
-        meaning="What CUDA's allocator had beyond the tensors in whole blocks.",
+        meaning="At CUDA's peak, what was asked of its allocator beside tensors.",
+        steady=False,
+    ),
+    _bytes(
+        "train_rounding_bytes",
+        "rounding",
+        meaning="At CUDA's peak, what its blocks have beyond what was asked for.",
         steady=False,
     ),
 )
@@ -74,17 +80,19 @@ def _training(subject: Subject) -> Iterator[Reading | Missing]:
     yield Reading("train_rounded_bytes", peak.rounded_bytes, subject.state)
     if subject.device.type != "cuda":
         names = [f"train_cuda_{kind}_bytes" for kind in KINDS] + [f"{phase}_cuda_allocated_bytes" for phase in PHASES]
-        yield from (_no_card(name, subject) for name in (*names, "train_workspace_bytes"))
+        yield from (_no_card(name, subject) for name in (*names, "train_workspace_bytes", "train_rounding_bytes"))
         return
     from bench.instruments.allocator import CudaAllocator, reconcile
 
     peaks = subject.trainer.phase_peaks(CudaAllocator(subject.device))
-    allocated = max(one.allocated_bytes for one in peaks.values())
-    yield Reading("train_cuda_allocated_bytes", allocated, subject.state)
+    highest = max(peaks.values(), key=lambda one: one.allocated_bytes)
+    yield Reading("train_cuda_allocated_bytes", highest.allocated_bytes, subject.state)
     yield Reading("train_cuda_reserved_bytes", max(one.reserved_bytes for one in peaks.values()), subject.state)
     for phase in PHASES:
         yield Reading(f"{phase}_cuda_allocated_bytes", peaks[phase].allocated_bytes, subject.state)
-    yield Reading("train_workspace_bytes", reconcile(peak, allocated).workspace_bytes, subject.state)
+    parts = reconcile(peak, highest)
+    yield Reading("train_workspace_bytes", parts.workspace_bytes, subject.state)
+    yield Reading("train_rounding_bytes", parts.rounding_bytes, subject.state)
 
 
 def _serving(subject: Subject) -> Iterator[Reading | Missing]:
@@ -93,11 +101,11 @@ def _serving(subject: Subject) -> Iterator[Reading | Missing]:
     from bench.instruments.allocator import CudaAllocator
     from bench.instruments.steps import PHASES as STEPS
 
-    allocator = CudaAllocator(subject.device)
     with torch.no_grad():
         for batch, length in subject.plan.points():
             for phase in SERVING:
-                steps = STEPS[phase](subject.model, subject.prompt(batch, length))
+                allocator = CudaAllocator(subject.device)
+                steps = STEPS[phase](subject.model, subject.prompt(batch, length), subject.plan.runtime)
                 steps.run(1)
                 allocator.reset()
                 steps.run(1)
