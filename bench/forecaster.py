@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from bench.config import DeviceType
 from bench.errors import UsageError
 from bench.findings import Resolved
 from bench.forecasts import RESERVE_BYTES, Fit, Prediction, Request
-from bench.instruments.fake import fake_tensors
+from bench.instruments.fake import CudaKernels, fake_tensors
 from bench.instruments.steps import Decode
 from bench.instruments.structure import Structure, StructureCounter
 from bench.models import skeleton
@@ -60,6 +61,10 @@ class ForecastTrainer(Trainer):
             self.batches = _tokens(self.plan.workload.train_steps * batch, length).split(batch)
             self.needed[batch, length] = self.tracked_step().rounded_bytes
         return self.needed[batch, length]
+
+    def again(self) -> AbstractContextManager[Any]:
+        # torch's backward pass takes function modes off
+        return CudaKernels() if self.plan.device.type is DeviceType.cuda else nullcontext()
 
     def _number(self, loss: Tensor) -> float:
         return 0.0

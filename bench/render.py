@@ -38,7 +38,7 @@ def print_table(records: Sequence[Record], console: Console) -> None:
             left = grid.headers[index][0] in ("method", "state")
             header = "\n".join(_stacked(grid.headers[index]))
             # names may be long, and are folded before a figure is cut
-            least = _width(grid, index) if index else LEAST_NAME
+            least = _width(grid, index) if index else min(LEAST_NAME, _width(grid, index))
             plain: dict[str, Any] = {"justify": "left" if left else "right", "vertical": "bottom"}
             table.add_column(header, no_wrap=index > 0, overflow="fold", min_width=least, **plain)
         for number, row in enumerate(grid.rows):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +37,7 @@ class Trainer:
         self.plan = plan
         self.attached = attached
         if plan.workload.gradient_checkpointing is Switch.on:
-            recompute_activations(attached.base)
+            recompute_activations(attached.base, self.again)
         self.parameters = list(attached.trained().values())
         self.learning_rate = plan.learning_rate if learning_rate is None else learning_rate
         self.optimizer = torch.optim.AdamW(self.parameters, lr=self.learning_rate, weight_decay=0.0)
@@ -43,6 +45,10 @@ class Trainer:
         self.clock = clock_for(plan.torch_device)
         self.losses: list[float] = []
         self.timed_seconds: list[float] = []
+
+    def again(self) -> AbstractContextManager[Any]:
+        """What layers that are run again for the backward pass are run in."""
+        return nullcontext()
 
     @property
     def tokens_per_step(self) -> int:

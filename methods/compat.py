@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -42,14 +44,17 @@ def recomputes_activations(model: PreTrainedModel) -> bool:
     return bool(getattr(model, new if hasattr(type(model), new) else "is_gradient_checkpointing"))
 
 
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Turns it on: layers are run again for the backward pass rather than keep their activations.
+def recompute_activations(
+    model: PreTrainedModel, again: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> None:
+    """Turns it on: layers are run again for the backward pass rather than keep their activations, inside ``again()``.
 
     Raises:
         ValueError: the model's family can't.
     """
     new = "activation_checkpointing_enable"
-    getattr(model, new if hasattr(model, new) else "gradient_checkpointing_enable")()
+    turn_on = getattr(model, new if hasattr(model, new) else "gradient_checkpointing_enable")
+    turn_on({"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())})
 
 
 def _field(output: Any) -> str:

@@ -113,6 +113,15 @@ def test_activations_that_are_computed_again(method: str) -> None:
     assert foretold_peak(foretell(again)).other_bytes < foretold_peak(foretell(kept)).other_bytes
 
 
+def test_activations_that_a_card_computes_again() -> None:
+    """Its kernels are taken in the second run of a layer as in the first: the two must keep the same tensors."""
+    peaks = [
+        foretold_peak(foretell(configure("lora", "device=cuda", f"workload.gradient_checkpointing={switch}")))
+        for switch in ("off", "on")
+    ]
+    assert peaks[1].other_bytes < peaks[0].other_bytes
+
+
 @pytest.mark.parametrize("method", [name for name in OWN if name != "adalora"])
 def test_what_it_costs_at_inference(method: str) -> None:
     """Structure and cache of the base and of the method that serves are those of real models; so is the checkpoint."""

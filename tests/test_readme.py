@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,12 +32,12 @@ def test_tables_are_generated_from_committed_records(folder: str, shown: str) ->
     assert shown.strip() == render(read_paths([ROOT / folder]), "md").decode().strip()
 
 
-RIVALS = re.findall(r"<!-- rivals: (\S+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+RIVALS = re.findall(r"<!-- beside: (\S+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(("folder", "shown"), RIVALS, ids=[folder for folder, _ in RIVALS])
-def test_comparisons_with_rivals_are_generated_from_committed_records(folder: str, shown: str) -> None:
-    """Of the rendering of such records, the part that puts each method beside its rival."""
+def test_comparisons_are_generated_from_committed_records(folder: str, shown: str) -> None:
+    """Of the rendering of such records, the part that puts methods beside their rivals, or beside what is published."""
     whole = render(read_paths([ROOT / folder]), "md").decode()
     assert shown.strip() == whole[whole.index("**beside") :].strip()
 
@@ -68,11 +71,24 @@ def test_error_rates_are_those_of_the_committed_trials() -> None:
     ]
 
 
+FORECASTS = re.findall(r"<!-- estimate: ([^>]+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arguments", "shown"), FORECASTS, ids=[arguments for arguments, _ in FORECASTS])
+def test_forecasts_are_what_the_command_says(arguments: str, shown: str) -> None:
+    """The forecast between marks is what the command of the mark prints, on whatever machine."""
+    command = [sys.executable, "-m", "bench", "estimate", *shlex.split(arguments), "--format", "md"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.strip() == done.stdout.strip()
+
+
 def test_the_readme_shows_a_table() -> None:
-    """The marks are still there, so that the test above checks something."""
+    """The marks are still there, so that the tests above check something."""
     assert TABLES
-    assert RIVALS
+    assert len(RIVALS) == 2
     assert CLAIMS
+    assert FORECASTS
 
 
 def test_the_claim_of_the_readme_is_one(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 
 import pandas as pd
 import pytest
@@ -15,9 +16,9 @@ from rich.console import Console
 
 from bench.errors import UsageError
 from bench.frame import frame
-from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Record, Status
+from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Reading, Record, Status
 from bench.render import print_table, render
-from bench.tables import CORE, KEYS, Grid, grids
+from bench.tables import CORE, EXTRA, KEYS, Grid, grids
 from tests.fakes import SIZES, make_cell, make_record
 
 PUBLIC = (
@@ -271,3 +272,37 @@ def test_shared_weights_are_told() -> None:
     pairs = tuple(dataclasses.replace(pair, shared_weights=True) for pair in record.pairs)
     (grid,) = grids([dataclasses.replace(record, pairs=pairs)], CORE)
     assert any("shared one set of weights" in note for note in grid.footnotes)
+
+
+def on_a_card(busy: dict[str, float]) -> Record:
+    """LoRA's record with the seconds of a decode step in which the device was busy, as parts of the step's own."""
+    record = make_record(make_cell(), lacking=())
+    steps = frame([record]).set_index("state")["decode_seconds"]
+    readings = [Reading("decode_busy_seconds", part * steps[state], state, 1, 128) for state, part in busy.items()]
+    return dataclasses.replace(record, readings=(*record.readings, *readings))
+
+
+def test_each_row_says_whether_the_host_or_the_device_was_timed() -> None:
+    """Below nine tenths of a step on the device it is the host; a row of which nothing is known is in neither line."""
+    record = on_a_card({"control": 0.95, "unmerged": 0.3})
+    (grid,) = grids([record], (*CORE, *EXTRA))
+    notes = [note for note in grid.footnotes if "-bound" in note]
+    assert notes == [
+        "decode is host-bound (the device computes 30% to 30% of it): lora unmerged",
+        "decode is device-bound (the device computes 95% to 95% of it): control",
+    ]
+    busy = frame([record]).set_index("state")["decode_busy"]
+    assert busy["unmerged"] == pytest.approx(0.3)
+    assert math.isnan(busy["merged"])
+    assert ("decode busy", "") in grid.headers
+
+
+def test_a_step_is_never_busier_than_it_is_long() -> None:
+    """Profiled and timed in different runs, the two may disagree by their noise."""
+    assert frame([on_a_card({"unmerged": 1.02})]).set_index("state")["decode_busy"]["unmerged"] == 1.0
+
+
+def test_without_a_card_nothing_is_said_of_it() -> None:
+    """On a CPU the host is the device."""
+    (grid,) = grids([make_record(make_cell())], (*CORE, *EXTRA))
+    assert not any("-bound" in note for note in grid.footnotes)
