@@ -35,7 +35,7 @@ def measure_pairs(
     config: Mapping[str, Any], staging: str, states: Sequence[str], process: int, report: Report
 ) -> Timed:
     """One replicate: every state and a second control against the control, both phases at every workload point."""
-    plan = start(config)
+    plan = start(config, staging)
     rng = random.Random(f"{plan.seed}-{process}")
     base = load_model(plan.model, plan.torch_device, plan.seed)
     arms = [CONTROL, *([AA] if plan.precision.second_control is Switch.on else []), *states]

@@ -6,6 +6,7 @@ Every function here is called in a fresh process by `bench.launch`, takes plain 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ Report = Callable[[str], None]
 ROUNDING = {Dtype.float32: 1e-4, Dtype.bfloat16: 1e-1}
 """Largest error that rounding explains, by dtype; beyond it a merge is wrong and gets no row."""
 
-CHECKPOINT = "checkpoint"
-"""The folder that a replicate loads the method from."""
+CHECKPOINT, COMPILED = "checkpoint", "compiled"
+"""The folders that a replicate loads the method from, and finds compiled code in."""
 
 
 def resolve_all(configs: Sequence[Mapping[str, Any]], report: Report) -> list[Resolved | str]:
@@ -68,7 +69,7 @@ def _text_refused(plan: Plan) -> str | None:
 
 def measure_figures(config: Mapping[str, Any], staging: str, report: Report) -> Findings:
     """All figures but latency: the base, the training budget, and each state that serves. Leaves the checkpoint."""
-    plan = start(config)
+    plan = start(config, staging)
     findings = Findings()
     report("loading")
     corpus = load_text(plan)
@@ -183,13 +184,15 @@ def _logits(subject: Subject) -> Tensor:
     return logits
 
 
-def start(config: Mapping[str, Any]) -> Plan:
-    """Reads the configuration and sets this process up for it."""
+def start(config: Mapping[str, Any], staging: str | None = None) -> Plan:
+    """Reads the configuration and sets this process up for it; ``staging`` is the cell's own folder."""
     plan = read_plan(config)
     if plan.device.threads is not None:
         torch.set_num_threads(plan.device.threads)
     if plan.runtime.execution is Execution.compile:
         compile_without_end()
+        if staging is not None:  # shared by its children, and by no one else's, old or broken as that may be
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(staging) / COMPILED)
     torch.manual_seed(plan.seed)
     return plan
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,9 +34,18 @@ def library() -> Any:
     return peft
 
 
+COMPILERS = ("CC", "CXX")
+"""What peft sets to build BOFT's kernels and leaves so where that fails: whoever compiles C++ next would do it with a
+compiler for C."""
+
+
 @contextmanager
 def refusals(kind: str) -> Iterator[None]:
-    """Whatever peft raises about a configuration or a model, as the reason of a cell that can't be run."""
+    """Whatever peft raises about a configuration or a model, as the reason of a cell that can't be run.
+
+    The environment's compilers are put back.
+    """
+    before = {name: os.environ.get(name) for name in COMPILERS}
     try:
         yield
     except (MethodError, OSError, torch.OutOfMemoryError, MemoryError):
@@ -43,6 +53,12 @@ def refusals(kind: str) -> Iterator[None]:
     except Exception as error:  # it raises all kinds, and has none of its own
         reason = " ".join(str(error).split()) or "no reason given"
         raise Unsupported(f"peft refuses {kind}: {type(error).__name__}: {reason[:300]}") from error
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class PeftAttached(Attached):

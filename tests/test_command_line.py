@@ -79,7 +79,7 @@ def test_every_study_is_sound(study: str) -> None:
     """Cells made for a card are checked as if they ran here: what can't is skipped with a reason, none refused."""
     items = resolve([f"study={study}", "device=cpu"])
     assert items
-    assert all(item.skip is None or "CUDA graphs" in item.skip or "peft refuses" in item.skip for item in items)
+    assert all(item.skip is None or "cudagraph" in item.skip or "peft refuses" in item.skip for item in items)
 
 
 def test_a_setting_without_a_method_goes_to_the_default_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def saved(case: str, folder: Path) -> tuple[torch.Tensor, Path]:
     train(attached, STEPS, rate=0.02)
     attached.serve()
     return logits(attached.model, tokens()), attached.save(folder / "checkpoint")
+
+
+def test_boft_leaves_the_compilers_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """peft names others for its kernels, and without a card leaves it at that: compiled cells would not link."""
+    monkeypatch.setenv("CC", "mine")
+    monkeypatch.delenv("CXX", raising=False)
+    _, folder = saved("boft", tmp_path)
+    method("boft").load(build("llama"), folder)
+    assert (os.environ.get("CC"), os.environ.get("CXX")) == ("mine", None)
 
 
 @cases
