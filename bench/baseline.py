@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 from bench.errors import UsageError
 from bench.probes import figures
-from bench.records import MERGED, RIVAL, STRICT, TRAIN, UNMERGED, Cell, Reading, Record, Status
-from bench.stats import log_ratio
-from bench.store import read_json, write_json
+from bench.records.cell import STRICT, Cell
+from bench.records.record import MERGED, RIVAL, TRAIN, UNMERGED, Reading, Record, Status
+from bench.records.stats import log_ratio
+from bench.records.store import read_json, write_json
 
 BASELINE_SCHEMA = 1
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench import stats
-from bench.config import RIVAL_KEY
-from bench.findings import Findings, Timed
+from bench.config.schema import RIVAL_KEY
 from bench.launch import Launcher, Outcome
-from bench.machine import commit, machine, versions
-from bench.records import AA, RIVAL, UNMERGED, Cell, Pairs, Record, Status
+from bench.records import stats
+from bench.records.cell import Cell
+from bench.records.machine import commit, machine, versions
+from bench.records.record import AA, RIVAL, UNMERGED, Pairs, Record, Status
+from bench.records.results import Findings, Timed
 
 Listen = Callable[[str], object]
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.baseline import Kept, Latency, keep
-from bench.config import ADDED
-from bench.context import differing, flat
-from bench.records import OURS, Reading, Record, Status
+from bench.config.schema import ADDED
+from bench.records.cell import OURS
+from bench.records.conditions import differing, flat
+from bench.records.record import Reading, Record, Status
 from bench.regression import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 
 FREE = ("precision.", "workload.phases")

@@ -20,13 +20,14 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from bench.config import Device, Precision, Runtime, Workload
+from bench.config.groups import method_settings, options
+from bench.config.schema import Device, Precision, Runtime, Workload
+from bench.config.sources import DataConfig, ModelConfig
 from bench.errors import UsageError
-from bench.groups import method_settings, options
 from bench.probes import figures
-from bench.records import MERGED, OURS, STRICT, UNMERGED
-from bench.sources import DataConfig, ModelConfig
-from bench.stats import margin_log
+from bench.records.cell import OURS, STRICT
+from bench.records.record import MERGED, UNMERGED
+from bench.records.stats import margin_log
 
 TIMED = ("prefill_ratio", "decode_ratio")
 """Ratios to the control: a number a process, hence an interval."""

@@ -15,9 +15,9 @@ from tabulate import tabulate
 from bench.claim_files import Relation
 from bench.claims import Judgement, plain, settle, surprising
 from bench.evidence import Effect, Finding, Verdict
-from bench.figures import Unit
 from bench.probes import figures
-from bench.units import show
+from bench.records.figures import Unit
+from bench.records.units import show
 
 REPORT_SCHEMA = 1
 CLAIM_FORMATS = ("text", "md", "json")

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench import stats
 from bench.claim_files import Claim, Evidence, Relation
-from bench.context import context, differing
 from bench.evidence import ABSENT, Finding, Test, Verdict, best_measured, exacts, partners, ratios, selects
 from bench.growth import growth
-from bench.records import Record, Status
+from bench.records import stats
+from bench.records.conditions import context, differing
+from bench.records.record import Record, Status
 
 TOLD = ("model.dtype", "machine", "accelerator")
 """Keys that every setting's title tells anyhow."""

@@ -38,7 +38,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list the cell
 @app.command()
 def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False) -> None:
     """Measure one cell."""
-    from bench.compose import compose_run
+    from bench.config.compose import compose_run
     from bench.session import run_command
 
     raise typer.Exit(run_command([compose_run(overrides or [])], fresh=fresh, dry_run=dry_run))
@@ -47,7 +47,7 @@ def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = Fal
 @app.command()
 def multirun(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False, within: Within = None) -> None:
     """Measure a grid of cells: study=default, or commas in overrides (method=lora,adapter method.rank=4,16)."""
-    from bench.compose import compose_multirun
+    from bench.config.compose import compose_multirun
     from bench.session import run_command
 
     raise typer.Exit(run_command(compose_multirun(overrides or []), fresh, dry_run, within))
@@ -155,7 +155,7 @@ def selftest(
     folder: Annotated[Path, typer.Option("--folder", help="Where the trials are kept.")] = Path("results/selftest"),
 ) -> None:
     """Measure the gate's own error rates: known slowdowns injected into a real model. Takes a while."""
-    from bench.compose import compose_run
+    from bench.config.compose import compose_run
     from bench.session import selftest_command
 
     raise typer.Exit(selftest_command(compose_run(["study=selftest", *(overrides or [])]), runs, noisy, folder))

@@ -1,4 +1,4 @@
-"""Token corpora: documents in, equal blocks of token ids out, from a :class:`~bench.sources.DataConfig`.
+"""Token corpora: documents in, equal blocks of token ids out, from a :class:`~bench.config.sources.DataConfig`.
 
 Documents are read in a fixed order and tokenized one at a time until both sides are full, so that a small run over a
 large data set costs what the small run needs. Nothing here is random.
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from bench.config.sources import DataConfig, DataSource
 from bench.documents import DataError, read_documents, stdlib_documents
-from bench.sources import DataConfig, DataSource
 
 __all__ = ["Corpus", "DataError", "load_corpus", "stdlib_documents"]
 

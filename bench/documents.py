@@ -1,4 +1,4 @@
-"""The texts behind a corpus, one document after another, from a :class:`~bench.sources.DataConfig`."""
+"""The texts behind a corpus, one document after another, from a :class:`~bench.config.sources.DataConfig`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 import datasets
 
+from bench.config.sources import DataConfig, DataSource, is_local
 from bench.hub import one_line
-from bench.sources import DataConfig, DataSource, is_local
 
 # Chosen for being plain Python, of 6 to 50 kB, in each CPython from 3.11 on, and the same on every platform. One that a
 # later version drops is simply absent.

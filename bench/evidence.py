@@ -1,7 +1,7 @@
 """One piece of a claim's evidence, tried on cells: ratios by one-sided tests, figures without noise exactly.
 
-Only cells that differ in nothing but what the claim speaks of are compared (`bench.context`); what is not compared is
-named, with both values.
+Only cells that differ in nothing but what the claim speaks of are compared (`bench.records.conditions`); what is not
+compared is named, with both values.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from bench import stats
 from bench.claim_files import Evidence, Relation, Selector
-from bench.context import configured, context, differing, flat
-from bench.figures import Scope
 from bench.probes import figures
-from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Record
+from bench.records import stats
+from bench.records.conditions import configured, context, differing, flat
+from bench.records.figures import Scope
+from bench.records.record import CONTROL, MERGED, UNMERGED, Pairs, Record
 
 ALPHA = 0.05
 ABSENT = "no record of"

@@ -13,11 +13,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.context import differing, flat
-from bench.figures import Unit
 from bench.forecasts import GIB, RESERVE_BYTES, TOLERANCE, Comparison, Fit, Forecast
-from bench.records import CONTROL, UNMERGED, Status
-from bench.units import scale_for, show, significant
+from bench.records.conditions import differing, flat
+from bench.records.figures import Unit
+from bench.records.record import CONTROL, UNMERGED, Status
+from bench.records.units import scale_for, show, significant
 
 FORMATS = ("text", "md", "csv", "json")
 TRAINING = (

@@ -14,9 +14,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from transformers import PreTrainedModel
 
 from bench.capacity import largest
-from bench.config import DeviceType
+from bench.config.schema import DeviceType
 from bench.errors import UsageError
-from bench.findings import Resolved
 from bench.forecasts import RESERVE_BYTES, Fit, Prediction, Request
 from bench.instruments.fake import CudaKernels, fake_tensors
 from bench.instruments.steps import Decode
@@ -24,7 +23,8 @@ from bench.instruments.structure import Structure, StructureCounter
 from bench.models import skeleton
 from bench.plan import Plan, read_plan, resolve
 from bench.probes.structure import MEANINGS
-from bench.records import CONTROL, UNMERGED, Missing, Reading
+from bench.records.record import CONTROL, UNMERGED, Missing, Reading
+from bench.records.results import Resolved
 from bench.training import Trainer
 from bench.worker import Report
 from methods import Attached, Unsupported

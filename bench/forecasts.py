@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.records import UNMERGED, Cell, Missing, Reading, Record, Status
+from bench.records.cell import Cell
+from bench.records.record import UNMERGED, Missing, Reading, Record, Status
 
 GIB = 1024**3
 RESERVE_BYTES = 3 * GIB // 2

@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from bench import stats
-from bench.config import RIVAL_KEY
-from bench.figures import WHOLE, Scope
+from bench.config.schema import RIVAL_KEY
 from bench.probes import figures
-from bench.records import CONTROL, MERGED, RIVAL, UNMERGED, Pairs, Record, Status
+from bench.records import stats
+from bench.records.figures import WHOLE, Scope
+from bench.records.record import CONTROL, MERGED, RIVAL, UNMERGED, Pairs, Record, Status
 
 IDENTITY = (
     "cell", "study", "method", "implementation", "size", "model", "layers", "hidden_size",

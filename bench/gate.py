@@ -11,11 +11,11 @@ from bench.baseline import Baseline
 from bench.cell import Measure
 from bench.check import Checked, check_cell, partner
 from bench.errors import UsageError
-from bench.findings import Resolved
 from bench.progress import Progress
-from bench.records import Record
+from bench.records.record import Record
+from bench.records.results import Resolved
+from bench.records.store import Store
 from bench.regression import Verdict
-from bench.store import Store
 from bench.sweep import run_sweep
 
 

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from bench.check import Checked, worst
 from bench.errors import UsageError
+from bench.records.store import replace_file
 from bench.regression import Verdict
-from bench.store import replace_file
 
 STYLES = {
     Verdict.PASSED: "green",

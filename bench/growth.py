@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench import stats
 from bench.claim_files import Evidence
-from bench.context import context, differing, flat, settings
 from bench.evidence import Finding, Point, Test, Verdict, cell_name, directed, processes
-from bench.records import Record
+from bench.records import stats
+from bench.records.conditions import context, differing, flat, settings
+from bench.records.record import Record
 
 UNITS = {"num_hidden_layers": "layer", "n_layer": "layer", "batch_size": "sequence", "size": "unit of size"}
 """What a slope is per, where the axis has another name."""

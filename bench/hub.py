@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from bench.sources import is_local
+from bench.config.sources import is_local
 
 _UNREACHABLE = (
     "is not in the cache and the hub cannot be reached: download it where there is a network, or use a local path"

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from bench.findings import Timed
 from bench.instruments.steps import Decode, Steps
 from bench.instruments.timing import clock_for, time_pairs
 from bench.models import load_model
-from bench.records import Pairs
+from bench.records.record import Pairs
+from bench.records.results import Timed
 from bench.replicate import effort_of, random_tokens
 from bench.subject import prompt_of
 from bench.worker import start

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.records import Status
+from bench.records.record import Status
 
 LEAVE_SECONDS = 5.0
 """What a child that has said its last word is given to end by itself: killed at once, it would leave behind whatever

@@ -1,4 +1,4 @@
-"""Base models and tokenizers, from a :class:`~bench.sources.ModelConfig`.
+"""Base models and tokenizers, from a :class:`~bench.config.sources.ModelConfig`.
 
 Every way in which a configuration can fail to be a model ends in a :class:`ModelError` of one line, because the harness
 checks all cells of a sweep before the first one starts and prints what it found.
@@ -31,8 +31,8 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, logging
 
+from bench.config.sources import BUILTIN, ModelConfig, ModelSource, is_local
 from bench.hub import one_line
-from bench.sources import BUILTIN, ModelConfig, ModelSource, is_local
 
 TOKENIZER_FILE = Path(__file__).parent / "assets" / "tokenizer.json"
 VOCABULARY_SIZE = 4096

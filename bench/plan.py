@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.compiler import list_backends
 
-from bench.config import (
+from bench.config.schema import (
     ADDED,
     HARNESS_KEYS,
     RIVAL_KEY,
@@ -26,13 +26,13 @@ from bench.config import (
     Switch,
     Workload,
 )
+from bench.config.sources import DataConfig, ModelConfig
 from bench.errors import UsageError
-from bench.findings import Resolved
 from bench.instruments.steps import MOST_STEPS
 from bench.models import ModelError, skeleton
-from bench.records import Cell, Rival
-from bench.sources import DataConfig, ModelConfig
-from bench.stats import margin_log
+from bench.records.cell import Cell, Rival
+from bench.records.results import Resolved
+from bench.records.stats import margin_log
 from methods import Method, MethodError, Unsupported
 from methods.anatomy import sizes_of
 from methods.compat import recompute_activations

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from bench.records import Cell, Record, Status
+from bench.records.cell import Cell
+from bench.records.record import Record, Status
 
 STYLES = {Status.OK: "green", Status.SKIPPED: "yellow"}
 

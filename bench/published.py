@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from bench import stats
-from bench.context import context
+from bench.config.groups import options
 from bench.errors import UsageError
 from bench.frame import arm_ratio
-from bench.groups import options
-from bench.records import CONTROL, OURS, STRICT, UNMERGED, Record, Status
+from bench.records import stats
+from bench.records.cell import OURS, STRICT
+from bench.records.conditions import context
+from bench.records.record import CONTROL, UNMERGED, Record, Status
 from bench.tables import Grid
 
 SECONDS = "_seconds"

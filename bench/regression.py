@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bench import stats
+from bench.records import stats
 
 SURE = 0.99
 """One-sided confidence that something changed at all."""

@@ -15,7 +15,7 @@ from rich.text import Text
 from bench.errors import UsageError
 from bench.frame import export
 from bench.published import published_grids
-from bench.records import Record
+from bench.records.record import Record
 from bench.rivals import rival_grids
 from bench.tables import CORE, EXTRA, KEYS, Grid, grids
 from bench.trials import Trials, rates

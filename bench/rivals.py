@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench import stats
-from bench.context import context
-from bench.records import RIVAL, TRAIN, UNMERGED, Cell, Record, Rival, Status
+from bench.records import stats
+from bench.records.cell import Cell, Rival
+from bench.records.conditions import context
+from bench.records.record import RIVAL, TRAIN, UNMERGED, Record, Status
 from bench.tables import Grid, variants
 
 Point = tuple[int, int]

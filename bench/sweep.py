@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 
 from bench.cell import Measure, skipped
 from bench.errors import UsageError
-from bench.findings import Resolved
 from bench.launch import Launcher
 from bench.progress import Progress
-from bench.records import Cell, Record, Status
-from bench.store import Store
+from bench.records.cell import Cell
+from bench.records.record import Record, Status
+from bench.records.results import Resolved
+from bench.records.store import Store
 
 RESOLVE_LIMIT_SECONDS = 600.0
 

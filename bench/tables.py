@@ -1,7 +1,7 @@
 """Comparison tables from records: which rows stand beside one another, and what each says.
 
-A table compares rows that differ in the method alone. Whatever else differs (`bench.context`) makes another group with
-a title of its own. How a table looks is in `bench.render`.
+A table compares rows that differ in the method alone. Whatever else differs (`bench.records.conditions`) makes another
+group with a title of its own. How a table looks is in `bench.render`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from bench.context import context, differing, settings
-from bench.figures import Better, Scope, Unit
 from bench.frame import arm_ratio, frame, reasons, states
 from bench.probes import figures
-from bench.records import AA, CONTROL, OURS, RIVAL, Record, Status
-from bench.units import scale_for, show
+from bench.records.cell import OURS
+from bench.records.conditions import context, differing, settings
+from bench.records.figures import Better, Scope, Unit
+from bench.records.record import AA, CONTROL, RIVAL, Record, Status
+from bench.records.units import scale_for, show
 
 KEYS = ("method", "size", "state")
 CORE = ("trained_parameters", "train_peak_bytes", "train_tokens_per_second", "prefill_ratio", "decode_ratio")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from bench import stats
-from bench.records import STRICT
+from bench.records import stats
+from bench.records.cell import STRICT
 from bench.regression import SAME_MACHINE, Rule, Verdict, confirmed, judge
 
 TRIALS_SCHEMA = 1

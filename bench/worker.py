@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench.config import Execution
+from bench.config.schema import Execution
+from bench.config.sources import Dtype
 from bench.data import Corpus, DataError, load_corpus
 from bench.errors import UsageError
-from bench.findings import Findings, Resolved
 from bench.instruments.steps import compile_without_end
 from bench.models import ModelError, load_model, load_tokenizer
 from bench.plan import Plan, read_plan, resolve
 from bench.probes import probes
-from bench.records import CONTROL, MERGED, UNMERGED, Missing, Reading
-from bench.sources import Dtype
+from bench.records.record import CONTROL, MERGED, UNMERGED, Missing, Reading
+from bench.records.results import Findings, Resolved
 from bench.subject import Stage, Subject
 from bench.training import Trainer
 from methods import Attached, Unsupported

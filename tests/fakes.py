@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.findings import Resolved
-from bench.records import AA, CONTROL, MERGED, UNMERGED, Cell, Missing, Pairs, Reading, Record, Status
+from bench.records.cell import Cell
+from bench.records.record import AA, CONTROL, MERGED, UNMERGED, Missing, Pairs, Reading, Record, Status
+from bench.records.results import Resolved
 
 MERGEABLE = frozenset({"lora", "adalora", "qlora"})
 SIZES = {

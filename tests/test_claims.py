@@ -19,7 +19,8 @@ from bench.claim_report import print_claims, render_claims
 from bench.claims import Judgement, judge, judge_all, settle, surprising
 from bench.errors import UsageError
 from bench.evidence import Verdict
-from bench.records import CONTROL, MERGED, UNMERGED, Cell, Pairs, Reading, Record, Status
+from bench.records.cell import Cell
+from bench.records.record import CONTROL, MERGED, UNMERGED, Pairs, Reading, Record, Status
 from tests.fakes import known, make_cell, make_record, pairs_at
 
 SPREAD = (-0.01, -0.006, -0.002, 0.002, 0.006, 0.01)

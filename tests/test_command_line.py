@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench.compose import compose_multirun, compose_run
+from bench.config.compose import compose_multirun, compose_run
+from bench.config.groups import options
 from bench.errors import UsageError
-from bench.findings import Resolved
-from bench.groups import options
 from bench.plan import read_plan
-from bench.records import SCHEMA_VERSION, Status
-from bench.store import Store
+from bench.records.record import SCHEMA_VERSION, Status
+from bench.records.results import Resolved
+from bench.records.store import Store
 from bench.worker import resolve_all
 from tests.fakes import make_cell, make_record
 from tests.families import build

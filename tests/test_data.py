@@ -18,10 +18,10 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from bench import documents
+from bench.config.sources import DataConfig, DataSource, ModelConfig
 from bench.data import Corpus, DataError, _token_bytes, load_corpus, stdlib_documents
 from bench.documents import read_documents
 from bench.models import load_tokenizer
-from bench.sources import DataConfig, DataSource, ModelConfig
 
 FOLDER = Path(__file__).parent.parent / "conf" / "data"
 TOKENIZER = load_tokenizer(ModelConfig("small", architecture="llama"))

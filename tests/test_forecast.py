@@ -24,7 +24,7 @@ from transformers import masking_utils
 
 from bench import estimate, forecaster
 from bench.capacity import largest
-from bench.compose import compose_run
+from bench.config.compose import compose_run
 from bench.errors import UsageError
 from bench.estimate import against_command, estimate_command
 from bench.forecaster import ForecastTrainer, forecast, resolve_elsewhere
@@ -37,8 +37,8 @@ from bench.launch import Outcome
 from bench.models import load_model
 from bench.plan import read_plan, resolve
 from bench.probes.structure import MEANINGS
-from bench.records import CONTROL, UNMERGED, Reading, Status
-from bench.store import Store
+from bench.records.record import CONTROL, UNMERGED, Reading, Status
+from bench.records.store import Store
 from bench.training import Trainer
 from methods import Unsupported
 from tests.fakes import make_cell, make_record

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.launch import Launcher, Outcome
-from bench.records import Status
+from bench.records.record import Status
 from tests.children import is_gone, marked, wait_until
 
 ROOT = Path(__file__).parent.parent

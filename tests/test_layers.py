@@ -79,7 +79,7 @@ def loaded_by(code: str) -> set[str]:
     ("code", "loaded"),
     [
         ("from bench.cli import app", set[str]()),
-        ("import bench.compose", {"hydra"}),
+        ("import bench.config.compose", {"hydra"}),
         ("import bench.session", {"pandas", "scipy"}),
     ],
 )

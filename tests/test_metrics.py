@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench import metrics
+from bench.config.sources import ModelConfig
 from bench.metrics import BitsPerByte, MetricError, TokenAccuracy, TokenLoss, evaluate_model, load_metric
 from bench.models import load_model
-from bench.sources import ModelConfig
 
 VOCABULARY = 37
 SEQUENCES = torch.arange(5 * 9).reshape(5, 9) % VOCABULARY

@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
+from bench.config.sources import BUILTIN, Attention, Dtype, ModelConfig, ModelSource, is_local
 from bench.models import (
     TOKENIZER_FILE,
     VOCABULARY_SIZE,
@@ -21,7 +22,6 @@ from bench.models import (
     load_tokenizer,
     skeleton,
 )
-from bench.sources import BUILTIN, Attention, Dtype, ModelConfig, ModelSource, is_local
 
 FOLDER = Path(__file__).parent.parent / "conf" / "model"
 PUBLISHED_PARAMETERS = {
@@ -258,7 +258,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
 
 def test_the_schema_costs_no_torch() -> None:
     """The parent process can compose and check configurations without importing torch."""
-    script = "import sys, bench.sources; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    script = "import sys, bench.config.sources; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=FOLDER.parent.parent)
 
 

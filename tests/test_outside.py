@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import read_paths
+from bench.records.store import read_paths
 
 ROOT = Path(__file__).parent.parent
 OUTSIDE = ROOT / "tests" / "data" / "outside"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compose import compose_run
+from bench.config.compose import compose_run
 from bench.profiling import trace
 from tests.test_sweep import SMALL
 

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from rich.console import Console
 
+from bench.config.groups import options
 from bench.errors import UsageError
-from bench.groups import options
 from bench.published import published, published_grids
-from bench.records import MERGED, UNMERGED, Cell, Reading, Record, Status
+from bench.records.cell import Cell
+from bench.records.record import MERGED, UNMERGED, Reading, Record, Status
 from bench.render import print_table, render
 from tests.fakes import known, make_cell, make_record, pairs_at
 

@@ -16,9 +16,9 @@ from rich.console import Console
 from bench.claim_files import load_claims
 from bench.claim_report import render_claims
 from bench.claims import judge_all
+from bench.records.store import read_paths
 from bench.render import print_rates, render
 from bench.selftest import read_trials
-from bench.store import read_paths
 from tests.families import VOCABULARY, build
 
 ROOT = Path(__file__).parent.parent

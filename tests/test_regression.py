@@ -21,9 +21,10 @@ from bench.check import check_cell, partner, worst
 from bench.errors import UsageError
 from bench.gate import check_again, check_against, status_of
 from bench.gate_report import github_annotations, print_checked, print_conclusion, write_junit
-from bench.records import CONTROL, OURS, UNMERGED, Cell, Reading, Record, Status
+from bench.records.cell import OURS, Cell
+from bench.records.record import CONTROL, UNMERGED, Reading, Record, Status
+from bench.records.store import Store
 from bench.regression import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
-from bench.store import Store
 from tests.fakes import known, make_cell, make_record, pairs_at, resolved
 
 SPREAD = (-0.01, -0.006, -0.002, 0.002, 0.006, 0.01)

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import stats
 from bench.frame import frame
-from bench.records import RIVAL, TRAIN, UNMERGED, Cell, Pairs, Reading, Record, Rival, Status
+from bench.records import stats
+from bench.records.cell import Cell, Rival
+from bench.records.record import RIVAL, TRAIN, UNMERGED, Pairs, Reading, Record, Status
+from bench.records.store import read_paths
 from bench.rivals import added_decode, decode, memory, prefill, rival_grids, speed
-from bench.store import read_paths
 from bench.tables import grids
 from tests.fakes import make_cell, make_record
 

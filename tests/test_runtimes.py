@@ -18,7 +18,7 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from bench.config import CacheKind, Execution, Runtime
+from bench.config.schema import CacheKind, Execution, Runtime
 from bench.instruments import steps as steps_module
 from bench.instruments.card import Card, Nvml, remarks
 from bench.instruments.launches import joules_a_step, summed

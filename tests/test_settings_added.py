@@ -12,15 +12,16 @@ import torch
 from bench.baseline import keep
 from bench.check import check_cell
 from bench.claim_files import Selector
-from bench.compose import compose_multirun
-from bench.config import ADDED, Runtime, Workload
-from bench.context import context
+from bench.config.compose import compose_multirun
+from bench.config.schema import ADDED, Runtime, Workload
 from bench.errors import UsageError
 from bench.evidence import selects
-from bench.findings import Resolved
-from bench.records import Cell, Record
+from bench.records.cell import Cell
+from bench.records.conditions import context
+from bench.records.record import Record
+from bench.records.results import Resolved
+from bench.records.store import Store
 from bench.regression import Verdict
-from bench.store import Store
 from bench.worker import resolve_all
 from tests.fakes import make_cell, make_record
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.published import published_grids
-from bench.records import Status
-from bench.store import Store
+from bench.records.record import Status
+from bench.records.store import Store
 
 ROOT = Path(__file__).parent.parent
 QUICK = (

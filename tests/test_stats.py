@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import stats
-from bench.records import Pairs
+from bench.records import stats
+from bench.records.record import Pairs
 
 LOGS = st.lists(st.floats(min_value=-1, max_value=1), min_size=2, max_size=12)
 

@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from bench.errors import UsageError
-from bench.records import SCHEMA_VERSION, Cell, Missing, Pairs, Reading, Record, Status
-from bench.store import Store, read_paths, read_record
+from bench.records.cell import Cell
+from bench.records.record import SCHEMA_VERSION, Missing, Pairs, Reading, Record, Status
+from bench.records.store import Store, read_paths, read_record
 from tests.fakes import make_cell, make_record
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -19,10 +19,11 @@ from rich.console import Console
 
 from bench.cell import enough
 from bench.errors import UsageError
-from bench.findings import Resolved
 from bench.progress import Progress
-from bench.records import AA, Cell, Pairs, Record, Status
-from bench.store import Store, read_record
+from bench.records.cell import Cell
+from bench.records.record import AA, Pairs, Record, Status
+from bench.records.results import Resolved
+from bench.records.store import Store, read_record
 from bench.sweep import Summary, run_sweep
 from tests.children import marked, wait_until
 from tests.fakes import FakeMeasure, make_cell, make_record, pairs_at, resolved

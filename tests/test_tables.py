@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bench.errors import UsageError
 from bench.frame import frame
-from bench.records import CONTROL, MERGED, UNMERGED, Pairs, Reading, Record, Status
+from bench.records.record import CONTROL, MERGED, UNMERGED, Pairs, Reading, Record, Status
 from bench.render import print_table, render
 from bench.tables import CORE, EXTRA, KEYS, Grid, grids
 from tests.fakes import SIZES, make_cell, make_record

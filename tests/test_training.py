@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from bench.compose import compose_run
+from bench.config.compose import compose_run
 from bench.instruments.allocator import AllocatorPeak, reconcile
 from bench.instruments.memory import BLOCK_BYTES, Category, MemoryPeak, StorageTracker
 from bench.plan import Plan, read_plan

@@ -10,8 +10,8 @@ import pytest
 
 from bench.errors import UsageError
 from bench.injection import Slowed
+from bench.records.store import write_json
 from bench.selftest import SLOWDOWNS, read_trials, trials_path
-from bench.store import write_json
 from bench.trials import Run, Trials, rates
 
 CONFIG = {"precision": {"processes": 6, "margin": 0.03}}

@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, StaticCache
 
-from bench.config import CacheKind, Execution, Runtime
+from bench.config.schema import CacheKind, Execution, Runtime
 from methods import Unsupported
 from methods.compat import cache_argument, cache_of
 

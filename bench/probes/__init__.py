@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Protocol, cast
 
-from bench.figures import Figure
-from bench.records import Missing, Reading
+from bench.records.figures import Figure
+from bench.records.record import Missing, Reading
 from bench.subject import Stage, Subject
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from bench.figures import Better, Figure, Unit
-from bench.records import Missing, Reading
+from bench.records.figures import Better, Figure, Unit
+from bench.records.record import Missing, Reading
 from bench.subject import Stage, Subject
 
 PHASES = {"prefill": "prefill", "decode": "decode step"}
@@ -56,7 +56,7 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
 def _breaks(subject: Subject) -> Iterator[Reading | Missing]:
     from torch._dynamo.utils import counters
 
-    from bench.config import Execution
+    from bench.config.schema import Execution
     from bench.instruments.steps import Decode
 
     if subject.plan.runtime.execution is not Execution.compile:
@@ -69,7 +69,7 @@ def _breaks(subject: Subject) -> Iterator[Reading | Missing]:
 
 
 def _launches(subject: Subject, batch: int, length: int) -> Iterator[Reading | Missing]:
-    from bench.config import Phase
+    from bench.config.schema import Phase
     from bench.instruments.card import Nvml
     from bench.instruments.launches import joules_a_step, launches
     from bench.instruments.steps import MOST_STEPS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from bench.figures import Better, Figure, Scope, Unit
-from bench.records import Missing, Reading
+from bench.records.figures import Better, Figure, Scope, Unit
+from bench.records.record import Missing, Reading
 from bench.subject import Stage, Subject
 
 _quality = partial(Figure, scope=Scope.PROGRESS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bench.figures import Better, Figure, Scope, Unit
-from bench.records import Missing, Reading
+from bench.records.figures import Better, Figure, Scope, Unit
+from bench.records.record import Missing, Reading
 from bench.subject import Stage, Subject
 
 MEANINGS = {
@@ -49,7 +49,7 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
         return
     import torch
 
-    from bench.config import Execution
+    from bench.config.schema import Execution
     from bench.instruments.steps import PHASES as KINDS
     from bench.instruments.structure import StructureCounter
 

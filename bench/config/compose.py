@@ -24,9 +24,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config import RIVAL_KEY, Config, Sweep, Switch
+from bench.config.groups import default, method_settings, options, outside_methods
+from bench.config.schema import RIVAL_KEY, Config, Sweep, Switch
 from bench.errors import UsageError
-from bench.groups import default, method_settings, options, outside_methods
 
 GROUPS = ("method", "model", "data", "workload", "runtime", "device", "precision", "study")
 UNSWEPT = ("study", "results_dir", "profile", "time_limit")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.config import ADDED
-from bench.records import Record
+from bench.config.schema import ADDED
+from bench.records.record import Record
 
 FREE = ("method", "rival", "precision", "seed")
 """Parts of a cell's configuration that may differ within one comparison."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from bench.sources import DataConfig, ModelConfig
+from bench.config.sources import DataConfig, ModelConfig
 
 HARNESS_KEYS = ("_target_", "learning_rate")
 """Keys of a method's YAML that are not settings of the method."""

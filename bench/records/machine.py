@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench.groups import ENTRY_POINTS
+from bench.config.groups import ENTRY_POINTS
 
 PACKAGES = (
     "peft-verdict",
@@ -60,14 +60,12 @@ def versions(*implementations: str) -> dict[str, str]:
 @cache
 def commit() -> str | None:
     """The commit of this checkout, with ``-dirty`` where its code has changed since; None for an installed wheel."""
-    folder = Path(__file__).parent
-    if not (folder.parent / ".git").exists():
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
         return None
     try:
-        head = _git(folder, "rev-parse", "HEAD")
-        return head + (
-            "-dirty" if _git(folder.parent, "status", "--porcelain", "--untracked-files=no", "--", *CODE) else ""
-        )
+        head = _git(root, "rev-parse", "HEAD")
+        return head + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no", "--", *CODE) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

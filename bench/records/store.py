@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import UsageError
-from bench.records import SCHEMA_VERSION, Record
+from bench.records.record import SCHEMA_VERSION, Record
 
 SUFFIX = ".json"
 T = TypeVar("T")

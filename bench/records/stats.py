@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from bench.records import Pairs
+from bench.records.record import Pairs
 
 CONFIDENCE = 0.95
 LEAST_MARGIN = 0.01

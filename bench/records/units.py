@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.figures import Unit
+from bench.records.figures import Unit
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.records import Cell, Missing, Pairs, Reading
+from bench.records.cell import Cell
+from bench.records.record import Missing, Pairs, Reading
 
 
 @dataclass(frozen=True)

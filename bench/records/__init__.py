@@ -1,0 +1,1 @@
+"""What a cell is, what it leaves behind, on disk and in statistics."""
