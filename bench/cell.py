@@ -41,13 +41,13 @@ class Children:
         started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
         timed = Timed()
         with tempfile.TemporaryDirectory(prefix="peft-verdict-") as staging:
-            outcome = self._call("bench.worker:measure_figures", cell.config, staging, listen=listen)
+            outcome = self._call("bench.worker.figures:measure_figures", cell.config, staging, listen=listen)
             findings = outcome.value if outcome.status is Status.OK else Findings()
             if outcome.status is Status.OK and cell.rival is not None:
                 outcome = self._rival(cell, staging, findings, listen)
             if outcome.status is Status.OK:
                 arguments = (cell.config, staging, findings.states)
-                outcome = self.replicate("bench.replicate:measure_pairs", cell.config, arguments, timed, listen)
+                outcome = self.replicate("bench.worker.latency:measure_pairs", cell.config, arguments, timed, listen)
         return Record(
             cell_id=cell.id,
             study=study,
@@ -98,7 +98,7 @@ class Children:
         config = {**cell.config, "method": cell.config[RIVAL_KEY]}
         folder = Path(staging) / RIVAL
         folder.mkdir()
-        outcome = self._call("bench.worker:measure_figures", config, str(folder), listen=listen)
+        outcome = self._call("bench.worker.figures:measure_figures", config, str(folder), listen=listen)
         if outcome.status is not Status.OK:
             assert cell.rival is not None
             return replace(outcome, reason=f"{cell.rival.name}: {outcome.reason}")

@@ -28,7 +28,7 @@ LARGEST_CARD_GIB = 1e6
 """More is a slip of the finger."""
 LIMIT_SECONDS = 1800.0
 """For the forecast of a record; that of a cell has the sweep's ``time_limit``."""
-ELSEWHERE = "bench.forecaster:resolve_elsewhere"
+ELSEWHERE = "bench.worker.check:resolve_elsewhere"
 SHARED = ("model", "workload", "device", "runtime")
 """Parts of a configuration on which the figures of the untouched base depend."""
 
@@ -110,7 +110,7 @@ def _forecast(
         return Forecast(item.cell, Status.SKIPPED, item.skip)
     started = time.monotonic()
     outcome = launcher.call(
-        "bench.forecaster:forecast",
+        "bench.worker.estimate:forecast",
         item.cell.config,
         request,
         limit_seconds=limit,

@@ -30,7 +30,7 @@ LEAVE_SECONDS = 5.0
 its libraries registered with the system, such as a progress bar's semaphores, and Python would complain of it."""
 LONGEST_WAIT_SECONDS = 3600.0
 """The system's own waiting takes no more than 24 days at once."""
-PRELOAD = ("bench.preload",)
+PRELOAD = ("bench.worker.preload",)
 Listen = Callable[[str], object]
 
 

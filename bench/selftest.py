@@ -83,7 +83,7 @@ def _run(number: int, item: Resolved, children: Children) -> Run:
     timed = Timed()
     started = time.monotonic()
     config = item.cell.config
-    outcome = children.replicate("bench.injection:measure_injected", config, (config, arms), timed, str)
+    outcome = children.replicate("bench.worker.slowdown:measure_injected", config, (config, arms), timed, str)
     if outcome.status is not Status.OK:
         raise UsageError(f"run {number + 1} {outcome.status}: {outcome.reason}")
     logs = {arm: tuple(log_ratio(own) for own in timed.pairs if own.arm == arm) for arm in arms}

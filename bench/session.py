@@ -213,7 +213,7 @@ def _trace(summary: Summary, store: Store, launcher: Launcher, limit: float, con
     for record in summary.records:
         if record.status is Status.OK:
             arguments = (record.cell.config, str(folder / record.cell_id))
-            outcome = launcher.call("bench.profiling:trace", *arguments, limit_seconds=limit)
+            outcome = launcher.call("bench.worker.trace:trace", *arguments, limit_seconds=limit)
             if outcome.status is not Status.OK:
                 console.print(f"{record.cell_id}: no trace: {outcome.reason}", markup=False)
     console.print(f"traces: tensorboard --logdir {folder}", markup=False)

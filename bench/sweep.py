@@ -45,7 +45,7 @@ def resolve_cells(
     configs: Sequence[dict[str, object]],
     launcher: Launcher,
     listen: Callable[[str], object],
-    check: str = "bench.worker:resolve_all",
+    check: str = "bench.worker.check:resolve_all",
 ) -> list[Resolved]:
     """Checks every cell before the first one starts, and drops those that resolve to the same thing.
 

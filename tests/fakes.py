@@ -40,7 +40,7 @@ def make_cell(
     learning_rate: float = 1e-3,
     model: str = "tiny",
 ) -> Cell:
-    """A cell shaped as those that ``bench.plan.resolve`` makes."""
+    """A cell shaped as those that ``bench.workload.resolve.resolve`` makes."""
     config: dict[str, Any] = {
         "method": {"_target_": f"methods.{method}.Fake", "learning_rate": learning_rate, "size": size},
         "model": {"name": model, "source": "config", "dtype": dtype, "attention": "sdpa"},

@@ -16,11 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bench.config.compose import compose_multirun, compose_run
 from bench.config.groups import options
 from bench.errors import UsageError
-from bench.plan import read_plan
 from bench.records.record import SCHEMA_VERSION, Status
 from bench.records.results import Resolved
 from bench.records.store import Store
-from bench.worker import resolve_all
+from bench.worker.check import resolve_all
+from bench.workload.plan import read_plan
 from tests.fakes import make_cell, make_record
 from tests.families import build
 

@@ -17,11 +17,11 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from bench import documents
 from bench.config.sources import DataConfig, DataSource, ModelConfig
-from bench.data import Corpus, DataError, _token_bytes, load_corpus, stdlib_documents
-from bench.documents import read_documents
-from bench.models import load_tokenizer
+from bench.workload import documents
+from bench.workload.corpus import Corpus, DataError, _token_bytes, load_corpus, stdlib_documents
+from bench.workload.documents import read_documents
+from bench.workload.models import load_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "conf" / "data"
 TOKENIZER = load_tokenizer(ModelConfig("small", architecture="llama"))
@@ -147,7 +147,7 @@ def test_only_as_much_is_read_as_needed(monkeypatch: pytest.MonkeyPatch) -> None
             seen.append(text)
             yield text
 
-    monkeypatch.setattr("bench.data.read_documents", counted)
+    monkeypatch.setattr("bench.workload.corpus.read_documents", counted)
     load_corpus(STDLIB, TOKENIZER, 16, 4, 4)
     assert 0 < len(seen) < 60
     seen.clear()

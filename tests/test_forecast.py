@@ -22,24 +22,27 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
-from bench import estimate, forecaster
-from bench.capacity import largest
+from bench import estimate
 from bench.config.compose import compose_run
 from bench.errors import UsageError
 from bench.estimate import against_command, estimate_command
-from bench.forecaster import ForecastTrainer, forecast, resolve_elsewhere
 from bench.forecasts import RESERVE_BYTES, Comparison, Prediction, Request, value_of
 from bench.instruments.fake import fake_tensors
 from bench.instruments.memory import BLOCK_BYTES, Category, MemoryPeak, StorageTracker
 from bench.instruments.steps import Decode, Prefill
 from bench.instruments.structure import StructureCounter
 from bench.launch import Outcome
-from bench.models import load_model
-from bench.plan import read_plan, resolve
 from bench.probes.structure import MEANINGS
 from bench.records.record import CONTROL, UNMERGED, Reading, Status
 from bench.records.store import Store
-from bench.training import Trainer
+from bench.worker import estimate as forecaster
+from bench.worker.capacity import largest
+from bench.worker.check import resolve_elsewhere
+from bench.worker.estimate import ForecastTrainer, forecast
+from bench.workload.models import load_model
+from bench.workload.plan import read_plan
+from bench.workload.resolve import resolve
+from bench.workload.training import Trainer
 from methods import Unsupported
 from tests.fakes import make_cell, make_record
 from tests.families import FAMILIES

@@ -195,7 +195,7 @@ def test_a_server_that_is_to_fork_asks_nothing_of_a_card() -> None:
         "    raise SystemExit('asked the card')\n"
         "for name in ('is_available', 'device_count', 'get_device_capability', '_lazy_init', 'init'):\n"
         "    setattr(torch.cuda, name, refuse)\n"
-        "import bench.preload\n"
+        "import bench.worker.preload\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench import metrics
 from bench.config.sources import ModelConfig
-from bench.metrics import BitsPerByte, MetricError, TokenAccuracy, TokenLoss, evaluate_model, load_metric
-from bench.models import load_model
+from bench.workload import evaluation as metrics
+from bench.workload.evaluation import BitsPerByte, MetricError, TokenAccuracy, TokenLoss, evaluate_model, load_metric
+from bench.workload.models import load_model
 
 VOCABULARY = 37
 SEQUENCES = torch.arange(5 * 9).reshape(5, 9) % VOCABULARY
@@ -149,7 +149,7 @@ def test_a_local_metric_is_loaded_by_its_folder(tmp_path: Path) -> None:
     script.parent.mkdir()
     script.write_text("from bench import metrics\nclass Mine(metrics.TokenLoss):\n    pass\n")
     program = (
-        "from bench.metrics import load_metric\n"
+        "from bench.workload.evaluation import load_metric\n"
         f"assert load_metric({str(script.parent)!r}).compute(predictions=[4.0], references=[2]) == {{'mine': 2.0}}"
     )
     # a process of its own, for evaluate settles where it copies scripts to when it is imported

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from bench.config.sources import BUILTIN, Attention, Dtype, ModelConfig, ModelSource, is_local
-from bench.models import (
+from bench.workload.models import (
     TOKENIZER_FILE,
     VOCABULARY_SIZE,
     ModelError,
@@ -220,7 +220,7 @@ def test_building_the_tokenizer_is_reproducible() -> None:
     first = build_tokenizer(texts).to_str()
     assert build_tokenizer(texts).to_str() == first
     script = (
-        "import sys; from bench.models import build_tokenizer; from tests.test_models import UNICODE, Path\n"
+        "import sys; from bench.workload.models import build_tokenizer; from tests.test_models import UNICODE, Path\n"
         f"texts = [Path({__file__!r}).read_text(encoding='utf-8'), UNICODE * 50]\n"
         "sys.stdout.buffer.write(build_tokenizer(texts).to_str().encode())"
     )

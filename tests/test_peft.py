@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench.training import weight_tensors
+from bench.workload.training import weight_tensors
 from methods import MethodError, Unsupported
 from methods.peft import Peft
 from tests.families import FAMILIES, build

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.config.compose import compose_run
-from bench.profiling import trace
+from bench.worker.trace import trace
 from tests.test_sweep import SMALL
 
 

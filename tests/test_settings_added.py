@@ -22,7 +22,7 @@ from bench.records.record import Record
 from bench.records.results import Resolved
 from bench.records.store import Store
 from bench.regression import Verdict
-from bench.worker import resolve_all
+from bench.worker.check import resolve_all
 from tests.fakes import make_cell, make_record
 
 WITHOUT_CARD = pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")

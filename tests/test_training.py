@@ -10,8 +10,8 @@ import torch
 from bench.config.compose import compose_run
 from bench.instruments.allocator import AllocatorPeak, reconcile
 from bench.instruments.memory import BLOCK_BYTES, Category, MemoryPeak, StorageTracker
-from bench.plan import Plan, read_plan
-from bench.training import Trainer
+from bench.workload.plan import Plan, read_plan
+from bench.workload.training import Trainer
 from methods.lora import Lora
 from tests.families import build
 from tests.test_conformance import tokens

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UsageError
-from bench.injection import Slowed
 from bench.records.store import write_json
 from bench.selftest import SLOWDOWNS, read_trials, trials_path
 from bench.trials import Run, Trials, rates
+from bench.worker.slowdown import Slowed
 
 CONFIG = {"precision": {"processes": 6, "margin": 0.03}}
 
@@ -82,7 +82,7 @@ class Waits:
 def test_a_slowdown_is_in_proportion_to_the_step(monkeypatch: pytest.MonkeyPatch, slowdown: float) -> None:
     """A step slowed by half takes half as long again, by its own clock; one slowed by nothing as long as ever."""
     clock = Clock()
-    monkeypatch.setattr("bench.injection.time.perf_counter", clock)
+    monkeypatch.setattr("bench.worker.slowdown.time.perf_counter", clock)
     steps = Waits(clock)
     Slowed(steps, slowdown).run(3)
     assert clock.now == pytest.approx(3 * (1 + slowdown), abs=0.02)

@@ -1,7 +1,7 @@
 """How Hydra overrides become composed configurations, one a cell.
 
 Nothing here imports torch, so the command line stays quick. What needs the method's class or the model's shape is
-checked next, in a child process (`bench.plan.resolve`), before the first cell starts.
+checked next, in a child process (`bench.workload.resolve.resolve`), before the first cell starts.
 """
 
 from __future__ import annotations

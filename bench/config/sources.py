@@ -1,8 +1,8 @@
 """Where a base model and its text come from: the typed settings behind ``conf/model`` and ``conf/data``.
 
 Importing this file costs no torch: the parent process composes and checks configurations with it, and only the children
-load what they describe (``bench.models``, ``bench.data``). The classes are mutable, as Hydra overrides need, and the
-members of each enum are spelled as in the YAML files.
+load what they describe (``bench.workload.models``, ``bench.workload.corpus``). The classes are mutable, as Hydra
+overrides need, and the members of each enum are spelled as in the YAML files.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 from bench.records.figures import Figure
 from bench.records.record import Missing, Reading
-from bench.subject import Stage, Subject
+from bench.workload.subject import Stage, Subject
 
 
 class Probe(Protocol):

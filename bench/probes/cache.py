@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.records.figures import Better, Figure, Unit
 from bench.records.record import Missing, Reading
-from bench.subject import Stage, Subject
+from bench.workload.subject import Stage, Subject
 
 FIGURES = (
     Figure("cache_length", "cache", Unit.TOKENS, Better.LOWER, "Positions in the cache of a layer after prefill."),

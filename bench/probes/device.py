@@ -7,7 +7,7 @@ from functools import partial
 
 from bench.records.figures import Better, Figure, Unit
 from bench.records.record import Missing, Reading
-from bench.subject import Stage, Subject
+from bench.workload.subject import Stage, Subject
 
 PHASES = {"prefill": "prefill", "decode": "decode step"}
 COUNTED = ("kernels", "busy_seconds")

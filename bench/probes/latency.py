@@ -1,6 +1,7 @@
 """Latency against the control, timed in turn in several processes; what is stored is raw, the figures are derived.
 
-The raw samples come from `bench.replicate.measure_pairs`, one child a replicate; here stands what the columns mean.
+The raw samples come from `bench.worker.latency.measure_pairs`, one child a replicate. This file says what the columns
+mean.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 
 from bench.records.figures import Better, Figure, Unit
 from bench.records.record import Missing, Reading
-from bench.subject import Stage, Subject
+from bench.workload.subject import Stage, Subject
 
 
 def _figures(phase: str, what: str) -> tuple[Figure, ...]:

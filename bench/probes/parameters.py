@@ -7,7 +7,7 @@ from functools import partial
 
 from bench.records.figures import Better, Figure, Scope, Unit
 from bench.records.record import CONTROL, MERGED, Missing, Reading
-from bench.subject import Stage, Subject
+from bench.workload.subject import Stage, Subject
 
 _count = partial(Figure, unit=Unit.PARAMETERS, better=Better.LOWER)
 FIGURES = (

@@ -7,7 +7,7 @@ from functools import partial
 
 from bench.records.figures import Better, Figure, Scope, Unit
 from bench.records.record import Missing, Reading
-from bench.subject import Stage, Subject
+from bench.workload.subject import Stage, Subject
 
 _quality = partial(Figure, scope=Scope.PROGRESS)
 FIGURES = (
@@ -20,7 +20,7 @@ STAGES = frozenset({Stage.BASE, Stage.SERVED})
 
 def measure(subject: Subject) -> Iterator[Reading | Missing]:
     """Loss, bits per byte and accuracy of this state."""
-    from bench.metrics import evaluate_model
+    from bench.workload.evaluation import evaluate_model
 
     corpus = subject.corpus
     quality = evaluate_model(

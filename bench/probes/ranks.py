@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bench.records.figures import Better, Figure, Scope, Unit
 from bench.records.record import UNMERGED, Missing, Reading
-from bench.subject import Stage, Subject
+from bench.workload.subject import Stage, Subject
 
 FIGURES = (
     Figure("rank_total", "ranks", Unit.COUNT, Better.NEITHER, "Sum of the final ranks.", Scope.TRAINING),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bench.records.figures import Better, Figure, Scope, Unit
 from bench.records.record import Missing, Reading
-from bench.subject import Stage, Subject
+from bench.workload.subject import Stage, Subject
 
 FIGURES = (
     Figure(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bench.records.figures import Better, Figure, Scope, Unit
 from bench.records.record import Missing, Reading
-from bench.subject import Stage, Subject
+from bench.workload.subject import Stage, Subject
 
 MEANINGS = {
     "operations": "Operations that compute something, in one {}.",

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from bench.config.sources import DataConfig, DataSource
-from bench.documents import DataError, read_documents, stdlib_documents
+from bench.workload.documents import DataError, read_documents, stdlib_documents
 
 __all__ = ["Corpus", "DataError", "load_corpus", "stdlib_documents"]
 

@@ -21,13 +21,13 @@ from bench.config.schema import Phase, Sharing, Switch
 from bench.instruments.card import Nvml, remarks
 from bench.instruments.steps import MOST_STEPS, PHASES
 from bench.instruments.timing import Blocks, Effort, clock_for, time_pairs
-from bench.models import load_model
-from bench.plan import Plan
 from bench.records.record import AA, CONTROL, MERGED, RIVAL, TRAIN, UNMERGED, Pairs
 from bench.records.results import Timed
-from bench.subject import prompt_of
-from bench.training import Trainer, weight_tensors
-from bench.worker import CHECKPOINT, Report, start
+from bench.worker.setup import CHECKPOINT, Report, start
+from bench.workload.models import load_model
+from bench.workload.plan import Plan
+from bench.workload.subject import prompt_of
+from bench.workload.training import Trainer, weight_tensors
 from methods.anatomy import embedding_shape, sizes_of
 
 

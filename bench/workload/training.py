@@ -16,7 +16,7 @@ from bench.instruments.allocator import Allocator, AllocatorPeak
 from bench.instruments.memory import MemoryPeak, training_step_peak
 from bench.instruments.structure import StructureCounter
 from bench.instruments.timing import clock_for
-from bench.plan import Plan
+from bench.workload.plan import Plan
 from methods import Attached
 from methods.compat import recompute_activations
 

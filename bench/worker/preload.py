@@ -11,9 +11,9 @@ import transformers.models.llama.modeling_llama
 import transformers.models.opt.modeling_opt
 import transformers.models.qwen3.modeling_qwen3
 
-import bench.metrics
-import bench.replicate
-import bench.worker
+import bench.worker.figures
+import bench.worker.latency
+import bench.workload.evaluation
 import methods
 
 methods.available()

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.hub import one_line
+from bench.workload.hub import one_line
 
 CHUNK_ELEMENTS = 2**24
 """Logits widened to float32 at a time, 64 MiB; a batch of 8 x 2048 tokens over 128k entries would take 8 GiB."""

@@ -32,7 +32,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, logging
 
 from bench.config.sources import BUILTIN, ModelConfig, ModelSource, is_local
-from bench.hub import one_line
+from bench.workload.hub import one_line
 
 TOKENIZER_FILE = Path(__file__).parent / "assets" / "tokenizer.json"
 VOCABULARY_SIZE = 4096
@@ -99,7 +99,7 @@ def build_tokenizer(texts: Iterable[str]) -> Tokenizer:
     """Train the builtin tokenizer: byte-level BPE, so that any text can be encoded and each token has a byte length.
 
     The file in ``assets`` was made, once, on CPython 3.11.7, and has been the same for everybody since:
-    ``build_tokenizer(bench.data.stdlib_documents().values()).save(str(TOKENIZER_FILE))``.
+    ``build_tokenizer(bench.workload.corpus.stdlib_documents().values()).save(str(TOKENIZER_FILE))``.
 
     Returns:
         a tokenizer of at most 4096 entries; the same texts give the same one.

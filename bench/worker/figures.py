@@ -1,4 +1,4 @@
-"""What runs in a cell's first child process: all figures but latency, which `bench.replicate` measures.
+"""What runs in a cell's first child process: all figures but latency, which `bench.worker.latency` measures.
 
 Every function here is called in a fresh process by `bench.launch`, takes plain values and returns plain values.
 """
@@ -6,8 +6,7 @@ Every function here is called in a fresh process by `bench.launch`, takes plain 
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +14,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench.config.schema import Execution
 from bench.config.sources import Dtype
-from bench.data import Corpus, DataError, load_corpus
-from bench.errors import UsageError
-from bench.instruments.steps import compile_without_end
-from bench.models import ModelError, load_model, load_tokenizer
-from bench.plan import Plan, read_plan, resolve
 from bench.probes import probes
 from bench.records.record import CONTROL, MERGED, UNMERGED, Missing, Reading
-from bench.records.results import Findings, Resolved
-from bench.subject import Stage, Subject
-from bench.training import Trainer
+from bench.records.results import Findings
+from bench.worker.setup import CHECKPOINT, Report, load_text, start
+from bench.workload.corpus import Corpus
+from bench.workload.models import load_model
+from bench.workload.plan import Plan
+from bench.workload.subject import Stage, Subject
+from bench.workload.training import Trainer
 from methods import Attached, Unsupported
 from methods.anatomy import embedding_shape, sizes_of
 
-Report = Callable[[str], None]
-"""Tells the parent what is being done now."""
-
 ROUNDING = {Dtype.float32: 1e-4, Dtype.bfloat16: 1e-1}
 """Largest error that rounding explains, by dtype; beyond it a merge is wrong and gets no row."""
-
-CHECKPOINT, COMPILED = "checkpoint", "compiled"
-"""The folders that a replicate loads the method from, and finds compiled code in."""
-
-
-def resolve_all(configs: Sequence[Mapping[str, Any]], report: Report) -> list[Resolved | str]:
-    """Every configuration resolved, or the line that says why it can't be."""
-    found: list[Resolved | str] = []
-    texts: dict[str, str | None] = {}
-    for config in configs:
-        try:
-            found.append(resolve(config))
-        except UsageError as error:
-            found.append(str(error))
-            continue
-        # the text is the same for most cells of a sweep, and worth reading once
-        key = repr([config[name] for name in ("model", "data", "workload")])
-        if key not in texts:
-            texts[key] = _text_refused(read_plan(config))
-        if (line := texts[key]) is not None:
-            found[-1] = line
-    return found
-
-
-def _text_refused(plan: Plan) -> str | None:
-    try:
-        load_text(plan)
-    except (DataError, ModelError) as error:
-        return f"{plan.data.name}: {error}"
-    return None
 
 
 def measure_figures(config: Mapping[str, Any], staging: str, report: Report) -> Findings:
@@ -182,36 +146,6 @@ def _logits(subject: Subject) -> Tensor:
     with torch.no_grad():
         logits: Tensor = subject.model(input_ids=ids).logits.float()
     return logits
-
-
-def start(config: Mapping[str, Any], staging: str | None = None) -> Plan:
-    """Reads the configuration and sets this process up for it; ``staging`` is the cell's own folder."""
-    plan = read_plan(config)
-    if plan.device.threads is not None:
-        torch.set_num_threads(plan.device.threads)
-    if plan.runtime.execution is Execution.compile:
-        compile_without_end()
-        if staging is not None:  # shared by its children, and by no one else's, old or broken as that may be
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(staging) / COMPILED)
-    torch.manual_seed(plan.seed)
-    return plan
-
-
-def load_text(plan: Plan) -> Corpus:
-    """The training and held-out text of a cell.
-
-    Raises:
-        DataError: it can't be had, or there is too little of it.
-        ModelError: the tokenizer can't be had.
-    """
-    work = plan.workload
-    return load_corpus(
-        plan.data,
-        load_tokenizer(plan.model),
-        work.train_length,
-        work.train_steps * work.train_batch_size,
-        work.held_out_sequences,
-    )
 
 
 def _probe(subject: Subject, findings: Findings, report: Report) -> None:

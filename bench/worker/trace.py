@@ -10,10 +10,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
 from bench.instruments.steps import Decode
-from bench.models import load_model
-from bench.subject import prompt_of
-from bench.training import Trainer
-from bench.worker import Report, load_text, start
+from bench.worker.setup import Report, load_text, start
+from bench.workload.models import load_model
+from bench.workload.subject import prompt_of
+from bench.workload.training import Trainer
 
 WARM_STEPS = 2
 

@@ -16,12 +16,12 @@ import torch
 
 from bench.instruments.steps import Decode, Steps
 from bench.instruments.timing import clock_for, time_pairs
-from bench.models import load_model
 from bench.records.record import Pairs
 from bench.records.results import Timed
-from bench.replicate import effort_of, random_tokens
-from bench.subject import prompt_of
-from bench.worker import start
+from bench.worker.latency import effort_of, random_tokens
+from bench.worker.setup import start
+from bench.workload.models import load_model
+from bench.workload.subject import prompt_of
 
 
 class Slowed:

@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 
 from bench.config.sources import DataConfig, DataSource, is_local
-from bench.hub import one_line
+from bench.workload.hub import one_line
 
 # Chosen for being plain Python, of 6 to 50 kB, in each CPython from 3.11 on, and the same on every platform. One that a
 # later version drops is simply absent.

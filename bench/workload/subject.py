@@ -14,9 +14,9 @@ if TYPE_CHECKING:  # tables read the probes' figures without torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from bench.data import Corpus
-    from bench.plan import Plan
-    from bench.training import Trainer
+    from bench.workload.corpus import Corpus
+    from bench.workload.plan import Plan
+    from bench.workload.training import Trainer
     from methods import Attached
 
 
@@ -55,7 +55,7 @@ class Subject:
     reload_error: float | None = None
     """How far the outputs of the method, read from its checkpoint into a new base, lie from those it was saved with."""
     merge_error: float | None = None
-    """How far the merged outputs lie from the unmerged ones; see `bench.worker`."""
+    """How far the merged outputs lie from the unmerged ones; see `bench.worker.figures`."""
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,20 +13,18 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from transformers import PreTrainedModel
 
-from bench.capacity import largest
 from bench.config.schema import DeviceType
-from bench.errors import UsageError
 from bench.forecasts import RESERVE_BYTES, Fit, Prediction, Request
 from bench.instruments.fake import CudaKernels, fake_tensors
 from bench.instruments.steps import Decode
 from bench.instruments.structure import Structure, StructureCounter
-from bench.models import skeleton
-from bench.plan import Plan, read_plan, resolve
 from bench.probes.structure import MEANINGS
 from bench.records.record import CONTROL, UNMERGED, Missing, Reading
-from bench.records.results import Resolved
-from bench.training import Trainer
-from bench.worker import Report
+from bench.worker.capacity import largest
+from bench.worker.setup import Report
+from bench.workload.models import skeleton
+from bench.workload.plan import Plan, read_plan
+from bench.workload.training import Trainer
 from methods import Attached, Unsupported
 from methods.anatomy import sizes_of
 
@@ -68,17 +66,6 @@ class ForecastTrainer(Trainer):
 
     def _number(self, loss: Tensor) -> float:
         return 0.0
-
-
-def resolve_elsewhere(configs: Sequence[Mapping[str, Any]], report: Report) -> list[Resolved | str]:
-    """As `bench.worker.resolve_all`, of cells that this machine need not be able to run, and of no text."""
-    found: list[Resolved | str] = []
-    for config in configs:
-        try:
-            found.append(resolve(config, here=False))
-        except UsageError as error:
-            found.append(str(error))
-    return found
 
 
 def forecast(config: Mapping[str, Any], request: Request, report: Report) -> Prediction:

@@ -1,0 +1,52 @@
+"""How every child process begins: the plan, torch's settings, the text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.config.schema import Execution
+from bench.instruments.steps import compile_without_end
+from bench.workload.corpus import Corpus, load_corpus
+from bench.workload.models import load_tokenizer
+from bench.workload.plan import Plan, read_plan
+
+Report = Callable[[str], None]
+"""Tells the parent what is being done now."""
+
+CHECKPOINT, COMPILED = "checkpoint", "compiled"
+"""The folders that a replicate loads the method from, and finds compiled code in."""
+
+
+def start(config: Mapping[str, Any], staging: str | None = None) -> Plan:
+    """Reads the configuration and sets this process up for it; ``staging`` is the cell's own folder."""
+    plan = read_plan(config)
+    if plan.device.threads is not None:
+        torch.set_num_threads(plan.device.threads)
+    if plan.runtime.execution is Execution.compile:
+        compile_without_end()
+        if staging is not None:  # shared by its children, and by no one else's, old or broken as that may be
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(staging) / COMPILED)
+    torch.manual_seed(plan.seed)
+    return plan
+
+
+def load_text(plan: Plan) -> Corpus:
+    """The training and held-out text of a cell.
+
+    Raises:
+        DataError: it can't be had, or there is too little of it.
+        ModelError: the tokenizer can't be had.
+    """
+    work = plan.workload
+    return load_corpus(
+        plan.data,
+        load_tokenizer(plan.model),
+        work.train_length,
+        work.train_steps * work.train_batch_size,
+        work.held_out_sequences,
+    )

@@ -1,0 +1,1 @@
+"""The thing measured: model, text, training, evaluation, typed plan."""
