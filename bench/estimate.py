@@ -17,11 +17,11 @@ from bench.config.compose import compose_multirun
 from bench.errors import UsageError
 from bench.forecast_report import FORMATS, Sheet, comparison_sheet, forecast_sheets, print_sheets, render, rows_of
 from bench.forecasts import GIB, Forecast, Prediction, Request, compare
-from bench.launch import Launcher
 from bench.records.record import CONTROL, Reading, Status
 from bench.records.results import Resolved
 from bench.records.store import read_paths
-from bench.sweep import resolve_cells
+from bench.runner.process import Launcher
+from bench.runner.sweep import resolve_cells
 
 OK, VERDICT = 0, 1
 LARGEST_CARD_GIB = 1e6

@@ -8,15 +8,15 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.baseline import Baseline
-from bench.cell import Measure
 from bench.check import Checked, check_cell, partner
 from bench.errors import UsageError
-from bench.progress import Progress
 from bench.records.record import Record
 from bench.records.results import Resolved
 from bench.records.store import Store
 from bench.regression import Verdict
-from bench.sweep import run_sweep
+from bench.runner.engine import Measure
+from bench.runner.progress import Progress
+from bench.runner.sweep import run_sweep
 
 
 def check_against(baseline: Baseline, records: Sequence[Record], threshold: float | None) -> list[Checked]:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.cell import Children
 from bench.errors import UsageError
 from bench.records.machine import commit, machine, versions
 from bench.records.record import Status
 from bench.records.results import Resolved, Timed
 from bench.records.stats import log_ratio
 from bench.records.store import read_json, write_json
+from bench.runner.local import Children
 from bench.trials import TRIALS_SCHEMA, Run, Trials
 
 SLOWDOWNS = {"zero_a": 0.0, "zero_b": 0.0, "five": 0.05, "two": 0.02, "ten": 0.10}

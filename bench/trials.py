@@ -93,7 +93,7 @@ def rates(trials: Trials, rule: Rule = SAME_MACHINE) -> list[Rates]:
 
 
 def _stopped(values: Sequence[float], config: Mapping[str, Any]) -> Sequence[float]:
-    """The processes after which a check of this arm alone would have stopped (`bench.cell.enough`)."""
+    """The processes after which a check of this arm alone would have stopped (`bench.runner.stopping.enough`)."""
     least = config["precision"]["processes"]
     for count in range(least, len(values)):
         if stats.narrow(values[:count], config["precision"]["margin"]):

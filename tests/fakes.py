@@ -149,7 +149,7 @@ def _pairs(rng: random.Random, cell: Cell, states: list[str], processes: int) ->
 
 @dataclass
 class FakeMeasure:
-    """Stands in for `bench.cell.Children`."""
+    """Stands in for `bench.runner.local.Children`."""
 
     endings: dict[str, Status] = field(default_factory=dict)
     """How the cell of a method ends, where not well."""

@@ -31,10 +31,10 @@ from bench.instruments.fake import fake_tensors
 from bench.instruments.memory import BLOCK_BYTES, Category, MemoryPeak, StorageTracker
 from bench.instruments.steps import Decode, Prefill
 from bench.instruments.structure import StructureCounter
-from bench.launch import Outcome
 from bench.probes.structure import MEANINGS
 from bench.records.record import CONTROL, UNMERGED, Reading, Status
 from bench.records.store import Store
+from bench.runner.process import Outcome
 from bench.worker import estimate as forecaster
 from bench.worker.capacity import largest
 from bench.worker.check import resolve_elsewhere

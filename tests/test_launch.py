@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.launch import Launcher, Outcome
 from bench.records.record import Status
+from bench.runner.process import Launcher, Outcome
 from tests.children import is_gone, marked, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -153,7 +153,7 @@ def test_chatter_of_a_child_does_not_reach_our_output() -> None:
     In a program of its own, because a forkserver that is up already holds other descriptors than this test could see.
     """
     code = (
-        "from bench.launch import Launcher\n"
+        "from bench.runner.process import Launcher\n"
         "launcher = Launcher(preload=())\n"
         "for name in ('chatter', 'fail'):\n"
         f"    print(launcher.call(f'tests.children:{{name}}', limit_seconds={PATIENCE}).value)\n"
@@ -167,7 +167,7 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path, with_grandchil
     """A parent that is killed, and so can clean up nothing, leaves no process behind: no child and no helper."""
     marker, pids = f"PEFT_VERDICT_TEST={uuid.uuid4()}", tmp_path / "pids"
     code = (
-        "from bench.launch import Launcher\n"
+        "from bench.runner.process import Launcher\n"
         f"arguments = ({str(pids)!r}, {with_grandchild})\n"
         "Launcher(preload=()).call('tests.children:hang_and_write', *arguments, limit_seconds=600)\n"
     )

@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.cell import enough
 from bench.errors import UsageError
-from bench.progress import Progress
 from bench.records.cell import Cell
 from bench.records.record import AA, Pairs, Record, Status
 from bench.records.results import Resolved
 from bench.records.store import Store, read_record
-from bench.sweep import Summary, run_sweep
+from bench.runner.progress import Progress
+from bench.runner.stopping import enough
+from bench.runner.sweep import Summary, run_sweep
 from tests.children import marked, wait_until
 from tests.fakes import FakeMeasure, make_cell, make_record, pairs_at, resolved
 
@@ -77,7 +77,7 @@ def test_an_interrupted_sweep_keeps_what_it_has_and_goes_on(tmp_path: Path) -> N
 def test_no_cell_is_started_that_would_end_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With cells that took 40 s each there is no time for a third one in 100 s; the same sweep goes on with it."""
     now = [0.0]
-    monkeypatch.setattr("bench.sweep.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("bench.runner.sweep.time.monotonic", lambda: now[0])
 
     def takes(_cell: Cell) -> None:
         now[0] += 40.0

@@ -1,6 +1,6 @@
 """What runs in a cell's first child process: all figures but latency, which `bench.worker.latency` measures.
 
-Every function here is called in a fresh process by `bench.launch`, takes plain values and returns plain values.
+Every function here is called in a fresh process by `bench.runner.process`, takes plain values and returns plain values.
 """
 
 from __future__ import annotations

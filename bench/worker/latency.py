@@ -1,6 +1,6 @@
 """What runs in a replicate process of a cell: the states of its method timed in turn with the control.
 
-Called in a fresh process by `bench.launch`; takes plain values and returns plain values.
+Called in a fresh process by `bench.runner.process`; takes plain values and returns plain values.
 """
 
 from __future__ import annotations

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bench.cell import Measure, skipped
 from bench.errors import UsageError
-from bench.launch import Launcher
-from bench.progress import Progress
 from bench.records.cell import Cell
 from bench.records.record import Record, Status
 from bench.records.results import Resolved
 from bench.records.store import Store
+from bench.runner.engine import Measure, skipped
+from bench.runner.process import Launcher
+from bench.runner.progress import Progress
 
 RESOLVE_LIMIT_SECONDS = 600.0
 

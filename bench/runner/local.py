@@ -6,27 +6,19 @@ import datetime
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bench.config.schema import RIVAL_KEY
-from bench.launch import Launcher, Outcome
-from bench.records import stats
 from bench.records.cell import Cell
 from bench.records.machine import commit, machine, versions
-from bench.records.record import AA, RIVAL, UNMERGED, Pairs, Record, Status
+from bench.records.record import RIVAL, UNMERGED, Record, Status
 from bench.records.results import Findings, Timed
-
-Listen = Callable[[str], object]
-
-
-class Measure(Protocol):
-    """Turns a cell into its record; `measure_cell` does, and a fake one does in tests."""
-
-    def __call__(self, cell: Cell, study: str, listen: Listen) -> Record:
-        """Measures; whatever goes wrong with the cell is in the record."""
+from bench.runner.engine import Listen, implementations
+from bench.runner.process import Launcher, Outcome
+from bench.runner.stopping import enough
 
 
 @dataclass(frozen=True)
@@ -116,40 +108,3 @@ class Children:
     def _call(self, function: str, *arguments: Any, listen: Listen, start: str = "forkserver") -> Outcome:
         limit = self.limit_seconds
         return self.launcher.call(function, *arguments, limit_seconds=limit, listen=listen, start=start)
-
-
-def enough(processes: int, pairs: Sequence[Pairs], precision: Mapping[str, Any]) -> bool:
-    """Whether so many replicates are enough: every interval is narrow enough, or there may be no more.
-
-    Only widths count. To stop where the answer pleases (a small p-value) is to find differences that are none.
-    """
-    if processes < precision["processes"]:
-        return False
-    if processes >= precision.get("most_processes", 0):
-        return True
-    logs: dict[tuple[object, ...], list[float]] = {}
-    for own in pairs:
-        if own.arm != AA:
-            key = (own.phase, own.arm, own.batch_size, own.prompt_length)
-            logs.setdefault(key, []).append(stats.log_ratio(own))
-    return all(stats.narrow(values, precision["margin"]) for values in logs.values())
-
-
-def implementations(cell: Cell) -> tuple[str, ...]:
-    """The packages whose code is measured."""
-    return (cell.implementation, *([] if cell.rival is None else [cell.rival.implementation]))
-
-
-def skipped(cell: Cell, study: str, reason: str) -> Record:
-    """The record of a cell that can't be run."""
-    return Record(
-        cell_id=cell.id,
-        study=study,
-        status=Status.SKIPPED,
-        reason=reason,
-        cell=cell,
-        machine=machine(),
-        versions=versions(*implementations(cell)),
-        commit=commit(),
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
