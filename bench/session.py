@@ -15,9 +15,9 @@ from rich.console import Console
 
 from bench import render
 from bench.baseline import load_baseline, make_baseline, save_baseline
-from bench.claim_files import load_claims
-from bench.claim_report import CLAIM_FORMATS, print_claims, render_claims
-from bench.claims import judge_all, surprising
+from bench.claims.load import load_claims
+from bench.claims.report import CLAIM_FORMATS, print_claims, render_claims
+from bench.claims.verdict import judge_all, surprising
 from bench.config.schema import Sweep
 from bench.errors import UsageError
 from bench.gate import check_again, check_against, records_folder, status_of

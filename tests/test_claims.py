@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench.claim_files import Claim, load_claims, read_claim
-from bench.claim_report import print_claims, render_claims
-from bench.claims import Judgement, judge, judge_all, settle, surprising
+from bench.claims.claim import Claim
+from bench.claims.finding import Verdict
+from bench.claims.load import load_claims, read_claim
+from bench.claims.report import print_claims, render_claims
+from bench.claims.verdict import Judgement, judge, judge_all, settle, surprising
 from bench.errors import UsageError
-from bench.evidence import Verdict
 from bench.records.cell import Cell
 from bench.records.record import CONTROL, MERGED, UNMERGED, Pairs, Reading, Record, Status
 from tests.fakes import known, make_cell, make_record, pairs_at

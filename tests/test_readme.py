@@ -13,9 +13,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from bench.claim_files import load_claims
-from bench.claim_report import render_claims
-from bench.claims import judge_all
+from bench.claims.load import load_claims
+from bench.claims.report import render_claims
+from bench.claims.verdict import judge_all
 from bench.records.store import read_paths
 from bench.render import print_rates, render
 from bench.selftest import read_trials

@@ -11,11 +11,11 @@ import torch
 
 from bench.baseline import keep
 from bench.check import check_cell
-from bench.claim_files import Selector
+from bench.claims.claim import Selector
+from bench.claims.pairing import selects
 from bench.config.compose import compose_multirun
 from bench.config.schema import ADDED, Runtime, Workload
 from bench.errors import UsageError
-from bench.evidence import selects
 from bench.records.cell import Cell
 from bench.records.conditions import context
 from bench.records.record import Record

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from bench.claim_files import Relation
-from bench.claims import Judgement, plain, settle, surprising
-from bench.evidence import Effect, Finding, Verdict
+from bench.claims.claim import Relation
+from bench.claims.finding import Effect, Finding, Verdict
+from bench.claims.verdict import Judgement, plain, settle, surprising
 from bench.probes import figures
 from bench.records.figures import Unit
 from bench.records.units import show

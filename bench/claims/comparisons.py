@@ -6,162 +6,17 @@ compared is named, with both values.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bench.claim_files import Evidence, Relation, Selector
+from bench.claims.claim import Evidence, Relation, Selector
+from bench.claims.finding import Exact, Finding, Test, Verdict, directed
+from bench.claims.pairing import ABSENT, Point, best_measured, cell_name, processes, selects, unfair
 from bench.probes import figures
 from bench.records import stats
-from bench.records.conditions import configured, context, differing, flat
 from bench.records.figures import Scope
-from bench.records.record import CONTROL, MERGED, UNMERGED, Pairs, Record
-
-ALPHA = 0.05
-ABSENT = "no record of"
-"""A cell without a partner decides nothing where others have one; a partner that may not be compared is told."""
-Point = tuple[int, int]
-"""Batch size and prompt length."""
-
-
-class Verdict(StrEnum):
-    """What comes of a claim, or of one piece of its evidence."""
-
-    SUPPORTED = "supported"
-    REFUTED = "refuted"
-    UNCLEAR = "unclear"
-    NO_CELLS = "no cells"
-    LATER = "later"
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a clock found: a ratio (1.05 is five per cent slower), or a slope in seconds."""
-
-    value: float
-    low: float | None
-    """95% interval."""
-    high: float | None
-    p: float
-    """Of the test that the evidence asks for, Holm-adjusted within the claim."""
-    unit: str
-    """``ratio``, or what the slope is in, such as ``s per layer``."""
-
-
-@dataclass(frozen=True)
-class Exact:
-    """A figure without noise, and what it was compared with."""
-
-    value: float
-    reference: float
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One piece of evidence, judged on one cell (or one line through several) at one workload point."""
-
-    evidence: Evidence
-    verdict: Verdict
-    subject: str
-    """Which cell, in words."""
-    against: str
-    effect: Effect | None = None
-    exact: Exact | None = None
-    reason: str | None = None
-    """Why it is unclear, where it is not for the width of an interval."""
-    records: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Test:
-    """A test on seconds, which waits for the others of its family."""
-
-    evidence: Evidence
-    subject: str
-    against: str
-    mean: stats.Mean
-    unit: str
-    p: float
-    """That what the evidence says is so, unadjusted."""
-    contrary: float
-    """p-value that it is not: that the opposite holds, or that whatever there is does not matter."""
-    records: tuple[str, ...]
-
-    def finding(self, p: float, contrary: float) -> Finding:
-        """With the p-values that the family leaves it."""
-        scale: Callable[[float], float] = math.exp if self.unit == "ratio" else float
-        known = math.isfinite(self.mean.error)
-        low, high = (scale(self.mean.bound(side)) if known else None for side in (0.025, 0.975))
-        verdict = Verdict.UNCLEAR
-        if p < ALPHA:
-            verdict = Verdict.SUPPORTED
-        elif contrary < ALPHA:
-            verdict = Verdict.REFUTED
-        reason = None if known else "one process: there is no spread to judge by"
-        effect = Effect(scale(self.mean.value), low, high, p, self.unit)
-        return Finding(self.evidence, verdict, self.subject, self.against, effect, None, reason, self.records)
-
-
-def selects(selector: Selector, record: Record) -> bool:
-    """Whether a record is of the cells meant."""
-    known = configured(record)
-    named = record.cell.method in selector.method and record.cell.implementation == selector.implementation
-    return named and all(known.get(key) == value for key, value in selector.where.items())
-
-
-def unfair(one: Record, other: Record) -> list[str]:
-    """What two records differ in beside the method, each with both values; empty where comparing them is fair."""
-    contexts = [context(one), context(other)]
-    keys = [key for key in differing(contexts) if not key.endswith(".name")] or differing(contexts)
-    return [f"{key} ({contexts[0].get(key)}, {contexts[1].get(key)})" for key in keys]
-
-
-def cell_name(record: Record, point: Point | None = None) -> str:
-    """A cell in words."""
-    size = "" if record.cell.size is None else f" {record.cell.size}"
-    layers = record.facts.get("model", {}).get("layers")
-    deep = "" if layers is None else f", {layers} layers"
-    where = "" if point is None else f", {point[0]} × {point[1]}"
-    return f"{record.cell.name}{size}{deep}{where}"
-
-
-def processes(record: Record, phase: str, state: str, point: Point, statistic: Callable[[Pairs], float]) -> list[float]:
-    """The statistic of each process that timed this."""
-    key = (phase, state, *point)
-    return [statistic(p) for p in record.pairs if (p.phase, p.arm, p.batch_size, p.prompt_length) == key]
-
-
-def best_measured(records: Sequence[Record], evidence: Evidence) -> list[Record]:
-    """Of records that differ only in how much was measured, the one that measured most of what is asked for.
-
-    So a closer look settles what a first one left open, instead of standing beside it.
-    """
-    best: dict[str, Record] = {}
-    for record in records:
-        config = {key: value for key, value in record.cell.config.items() if key != "precision"}
-        work = {key: value for key, value in config["workload"].items() if key != "phases"}
-        key = json.dumps([{**config, "workload": work}, _surroundings(record)], sort_keys=True, default=str)
-        if key not in best or _amount(record, evidence) > _amount(best[key], evidence):
-            best[key] = record
-    return list(best.values())
-
-
-def _surroundings(record: Record) -> dict[str, Any]:
-    """What makes two records of one configuration two experiments: versions and machine."""
-    held = flat(record.cell.config)
-    return {key: value for key, value in context(record).items() if key not in held}
-
-
-def _amount(record: Record, evidence: Evidence) -> tuple[int, str, str]:
-    """How many pairs, or readings, a record has of what is asked for; of two alike, the later one."""
-    if evidence.timed:
-        count = sum(len(pairs.control_seconds) for pairs in record.pairs if pairs.phase == evidence.phase)
-    else:
-        count = sum(found.figure == evidence.quantity for found in record.readings)
-    return count, record.started, record.cell_id
+from bench.records.record import CONTROL, MERGED, UNMERGED, Record
 
 
 def partners(evidence: Evidence, state: str, record: Record, usable: Sequence[Record]) -> list[Record | Finding | None]:
@@ -239,16 +94,6 @@ def _p_values(evidence: Evidence, found: stats.Mean) -> tuple[float, float]:
             return found.p_within(margin), min(1.0, 2 * min(found.p_above(margin), found.p_below(-margin)))
         case _:
             return found.p_below(margin), found.p_above(margin)
-
-
-def directed(found: stats.Mean, margin: float) -> tuple[float, float]:
-    """p-values that a mean lies above 0, and that it lies below or that it does not matter.
-
-    What may well be above 0 is not refuted for being small: that it does not matter counts only where nothing shows.
-    """
-    p = found.p_above(0.0)
-    nothing = found.p_within(margin) if p >= ALPHA else 1.0
-    return p, min(1.0, 2 * min(nothing, found.p_below(0.0)))
 
 
 # Figures without noise

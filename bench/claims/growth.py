@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.claim_files import Evidence
-from bench.evidence import Finding, Point, Test, Verdict, cell_name, directed, processes
+from bench.claims.claim import Evidence
+from bench.claims.finding import Finding, Test, Verdict, directed
+from bench.claims.pairing import Point, cell_name, processes
 from bench.records import stats
 from bench.records.conditions import context, differing, flat, settings
 from bench.records.record import Record

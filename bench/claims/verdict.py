@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.claim_files import Claim, Evidence, Relation
-from bench.evidence import ABSENT, Finding, Test, Verdict, best_measured, exacts, partners, ratios, selects
-from bench.growth import growth
+from bench.claims.claim import Claim, Evidence, Relation
+from bench.claims.comparisons import exacts, partners, ratios
+from bench.claims.finding import Finding, Test, Verdict
+from bench.claims.growth import growth
+from bench.claims.pairing import ABSENT, best_measured, selects
 from bench.records import stats
 from bench.records.conditions import context, differing
 from bench.records.record import Record, Status
