@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from bench.published import published_grids
 from bench.records.record import Record
 from bench.rivals import rival_grids
 from bench.tables import CORE, EXTRA, KEYS, Grid, grids
-from bench.trials import Trials, rates
 
 BEST = "*"
 """Marks the best values on a terminal; elsewhere they are bold."""
@@ -139,21 +137,3 @@ _TEX: dict[str, str | int | None] = {
 
 def _tex(text: str) -> str:
     return text.translate(str.maketrans(_TEX))
-
-
-def print_rates(many: Sequence[Trials], console: Console) -> None:
-    """The gate's error rates, a row a condition and slowdown."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    for header in ("condition", "slowed by", "checks", "slower", "at first", "passed", "unclear", "TOST"):
-        table.add_column(header, justify="left" if header == "condition" else "right")
-    for trials in many:
-        for found in rates(trials):
-            counts = (found.regressed, found.regressed_at_first, found.passed, found.ambiguous)
-            cells = [f"{count / found.checks:.1%}" for count in counts]
-            same = f"{found.equivalent / found.arms:.1%}"
-            table.add_row(found.condition, f"{found.slowdown:.0%}", str(found.checks), *cells, same)
-    console.print(table)
-    for trials in many:
-        if trials.check_seconds:
-            took = statistics.median(trials.check_seconds)
-            console.print(f"{trials.condition}: a whole check of one method took {took:.0f} s", markup=False)

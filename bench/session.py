@@ -14,25 +14,24 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import render
-from bench.baseline import load_baseline, make_baseline, save_baseline
 from bench.claims.load import load_claims
 from bench.claims.report import CLAIM_FORMATS, print_claims, render_claims
 from bench.claims.verdict import judge_all, surprising
 from bench.config.schema import Sweep
 from bench.errors import UsageError
-from bench.gate import check_again, check_against, records_folder, status_of
-from bench.gate_report import github_annotations, print_checked, print_conclusion, write_junit
+from bench.gate.baseline import load_baseline, make_baseline, save_baseline
+from bench.gate.report import github_annotations, print_checked, print_conclusion, print_rates, write_junit
+from bench.gate.rerun import check_again, check_against, records_folder, status_of
+from bench.gate.selftest import read_trials, run_trials, trials_path
 from bench.published import published
 from bench.records.record import Status
 from bench.records.results import Resolved
 from bench.records.stats import margin_log
 from bench.records.store import Store, read_paths
-from bench.render import print_rates
 from bench.runner.local import Children
 from bench.runner.process import Launcher
 from bench.runner.progress import Progress
 from bench.runner.sweep import Summary, resolve_cells, run_sweep
-from bench.selftest import read_trials, run_trials, trials_path
 
 OK, VERDICT = 0, 1
 

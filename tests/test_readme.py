@@ -16,9 +16,10 @@ from rich.console import Console
 from bench.claims.load import load_claims
 from bench.claims.report import render_claims
 from bench.claims.verdict import judge_all
+from bench.gate.report import print_rates
+from bench.gate.selftest import read_trials
 from bench.records.store import read_paths
-from bench.render import print_rates, render
-from bench.selftest import read_trials
+from bench.render import render
 from tests.families import VOCABULARY, build
 
 ROOT = Path(__file__).parent.parent

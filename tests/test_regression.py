@@ -16,15 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench.baseline import Baseline, keep, load_baseline, make_baseline, save_baseline
-from bench.check import check_cell, partner, worst
 from bench.errors import UsageError
-from bench.gate import check_again, check_against, status_of
-from bench.gate_report import github_annotations, print_checked, print_conclusion, write_junit
+from bench.gate.baseline import Baseline, keep, load_baseline, make_baseline, save_baseline
+from bench.gate.compare import check_cell, partner, worst
+from bench.gate.report import github_annotations, print_checked, print_conclusion, write_junit
+from bench.gate.rerun import check_again, check_against, status_of
+from bench.gate.rule import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 from bench.records.cell import OURS, Cell
 from bench.records.record import CONTROL, UNMERGED, Reading, Record, Status
 from bench.records.store import Store
-from bench.regression import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 from tests.fakes import known, make_cell, make_record, pairs_at, resolved
 
 SPREAD = (-0.01, -0.006, -0.002, 0.002, 0.006, 0.01)

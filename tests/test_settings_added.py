@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from bench.baseline import keep
-from bench.check import check_cell
 from bench.claims.claim import Selector
 from bench.claims.pairing import selects
 from bench.config.compose import compose_multirun
 from bench.config.schema import ADDED, Runtime, Workload
 from bench.errors import UsageError
+from bench.gate.baseline import keep
+from bench.gate.compare import check_cell
+from bench.gate.rule import Verdict
 from bench.records.cell import Cell
 from bench.records.conditions import context
 from bench.records.record import Record
 from bench.records.results import Resolved
 from bench.records.store import Store
-from bench.regression import Verdict
 from bench.worker.check import resolve_all
 from tests.fakes import make_cell, make_record
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UsageError
+from bench.gate.selftest import SLOWDOWNS, read_trials, trials_path
+from bench.gate.trials import Run, Trials, rates
 from bench.records.store import write_json
-from bench.selftest import SLOWDOWNS, read_trials, trials_path
-from bench.trials import Run, Trials, rates
 from bench.worker.slowdown import Slowed
 
 CONFIG = {"precision": {"processes": 6, "margin": 0.03}}

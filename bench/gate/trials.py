@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from bench.gate.rule import SAME_MACHINE, Rule, Verdict, confirmed, judge
 from bench.records import stats
 from bench.records.cell import STRICT
-from bench.regression import SAME_MACHINE, Rule, Verdict, confirmed, judge
 
 TRIALS_SCHEMA = 1
 ALPHA = 0.05

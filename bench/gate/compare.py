@@ -1,4 +1,4 @@
-"""A run against a baseline, figure by figure. Pure: `bench.gate` is what runs things."""
+"""A run against a baseline, figure by figure. Pure: `bench.gate.rerun` is what runs things."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.baseline import Kept, Latency, keep
 from bench.config.schema import ADDED
+from bench.gate.baseline import Kept, Latency, keep
+from bench.gate.rule import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 from bench.records.cell import OURS
 from bench.records.conditions import differing, flat
 from bench.records.record import Reading, Record, Status
-from bench.regression import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 
 FREE = ("precision.", "workload.phases")
 """Keys in which a run may differ from its baseline: how much was measured, which changes no figure."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.check import Checked, worst
 from bench.errors import UsageError
+from bench.gate.compare import Checked, worst
+from bench.gate.rule import Verdict
+from bench.gate.trials import Trials, rates
 from bench.records.store import replace_file
-from bench.regression import Verdict
 
 STYLES = {
     Verdict.PASSED: "green",
@@ -129,3 +131,21 @@ def write_junit(checked: Sequence[Checked], name: str, strict: bool, path: Path)
 
 def _result(kind: type[Any], one: Checked) -> Any:
     return kind(f"{one.verdict}: {_line(one)}", str(one.verdict))
+
+
+def print_rates(many: Sequence[Trials], console: Console) -> None:
+    """The gate's error rates, a row a condition and slowdown."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
+    for header in ("condition", "slowed by", "checks", "slower", "at first", "passed", "unclear", "TOST"):
+        table.add_column(header, justify="left" if header == "condition" else "right")
+    for trials in many:
+        for found in rates(trials):
+            counts = (found.regressed, found.regressed_at_first, found.passed, found.ambiguous)
+            cells = [f"{count / found.checks:.1%}" for count in counts]
+            same = f"{found.equivalent / found.arms:.1%}"
+            table.add_row(found.condition, f"{found.slowdown:.0%}", str(found.checks), *cells, same)
+    console.print(table)
+    for trials in many:
+        if trials.check_seconds:
+            took = statistics.median(trials.check_seconds)
+            console.print(f"{trials.condition}: a whole check of one method took {took:.0f} s", markup=False)

@@ -1,6 +1,6 @@
 """Measures the gate's own error rates: a known slowdown in a real model, many runs, quiet and beside a neighbour.
 
-Runs are written as they end; the same command goes on where it was. What they mean is in `bench.trials`.
+Runs are written as they end; the same command goes on where it was. What they mean is in `bench.gate.trials`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.errors import UsageError
+from bench.gate.trials import TRIALS_SCHEMA, Run, Trials
 from bench.records.machine import commit, machine, versions
 from bench.records.record import Status
 from bench.records.results import Resolved, Timed
 from bench.records.stats import log_ratio
 from bench.records.store import read_json, write_json
 from bench.runner.local import Children
-from bench.trials import TRIALS_SCHEMA, Run, Trials
 
 SLOWDOWNS = {"zero_a": 0.0, "zero_b": 0.0, "five": 0.05, "two": 0.02, "ten": 0.10}
 SELDOM = ("two", "ten")
@@ -93,7 +93,7 @@ def _run(number: int, item: Resolved, children: Children) -> Run:
 @contextlib.contextmanager
 def _neighbour() -> Iterator[None]:
     """A bursty neighbour for as long as this lasts."""
-    process = subprocess.Popen([sys.executable, "-m", "bench.neighbour"])
+    process = subprocess.Popen([sys.executable, "-m", "bench.gate.noise"])
     try:
         yield
     finally:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.baseline import Baseline
-from bench.check import Checked, check_cell, partner
 from bench.errors import UsageError
+from bench.gate.baseline import Baseline
+from bench.gate.compare import Checked, check_cell, partner
+from bench.gate.rule import Verdict
 from bench.records.record import Record
 from bench.records.results import Resolved
 from bench.records.store import Store
-from bench.regression import Verdict
 from bench.runner.engine import Measure
 from bench.runner.progress import Progress
 from bench.runner.sweep import run_sweep
