@@ -38,8 +38,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list the cell
 @app.command()
 def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False) -> None:
     """Measure one cell."""
+    from bench.commands.run import run_command
     from bench.config.compose import compose_run
-    from bench.session import run_command
 
     raise typer.Exit(run_command([compose_run(overrides or [])], fresh=fresh, dry_run=dry_run))
 
@@ -47,8 +47,8 @@ def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = Fal
 @app.command()
 def multirun(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False, within: Within = None) -> None:
     """Measure a grid of cells: study=default, or commas in overrides (method=lora,adapter method.rank=4,16)."""
+    from bench.commands.run import run_command
     from bench.config.compose import compose_multirun
-    from bench.session import run_command
 
     raise typer.Exit(run_command(compose_multirun(overrides or []), fresh, dry_run, within))
 
@@ -68,7 +68,7 @@ def estimate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:
     """Foretell what multirun would measure, without weights or device: memory, FLOPs, structure, what fits a card."""
-    from bench.estimate import against_command, estimate_command
+    from bench.commands.estimate import against_command, estimate_command
 
     if against:
         raise typer.Exit(against_command(against, overrides or [], format, output))
@@ -84,7 +84,7 @@ def table(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; parquet needs one.")] = None,
 ) -> None:
     """Compare what was measured."""
-    from bench.session import table_command
+    from bench.commands.table import table_command
 
     raise typer.Exit(table_command(paths or [Path("results")], format, output))
 
@@ -101,7 +101,7 @@ def claims(
     ] = None,
 ) -> None:
     """Judge what is said about the methods by what was measured: supported, refuted or unclear."""
-    from bench.session import claims_command
+    from bench.commands.claims import claims_command
 
     raise typer.Exit(claims_command(paths or [Path("results")], format, output, folder))
 
@@ -116,7 +116,7 @@ def save(
     folder: Baselines = Path("results/baselines"),
 ) -> None:
     """Keep the log-ratios and exact figures of records, to check later runs against."""
-    from bench.session import save_command
+    from bench.commands.check import save_command
 
     raise typer.Exit(save_command(name, paths or [Path("results")], folder, replace))
 
@@ -142,7 +142,7 @@ def check(
     limit: Annotated[float, typer.Option("--time-limit", min=1, help="Seconds that one child may take.")] = 1800,
 ) -> None:
     """Measure a baseline's cells again: 0 passed, 1 regressed, 3 ambiguous or incomparable."""
-    from bench.session import check_command
+    from bench.commands.check import check_command
 
     raise typer.Exit(check_command(name, against, threshold, strict, junit, folder, results, limit))
 
@@ -155,8 +155,8 @@ def selftest(
     folder: Annotated[Path, typer.Option("--folder", help="Where the trials are kept.")] = Path("results/selftest"),
 ) -> None:
     """Measure the gate's own error rates: known slowdowns injected into a real model. Takes a while."""
+    from bench.commands.selftest import selftest_command
     from bench.config.compose import compose_run
-    from bench.session import selftest_command
 
     raise typer.Exit(selftest_command(compose_run(["study=selftest", *(overrides or [])]), runs, noisy, folder))
 

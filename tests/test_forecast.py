@@ -22,11 +22,11 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
-from bench import estimate
+from bench.commands import estimate
+from bench.commands.estimate import against_command, estimate_command
 from bench.config.compose import compose_run
 from bench.errors import UsageError
-from bench.estimate import against_command, estimate_command
-from bench.forecasts import RESERVE_BYTES, Comparison, Prediction, Request, value_of
+from bench.estimate.estimate import RESERVE_BYTES, Comparison, Prediction, Request, value_of
 from bench.instruments.fake import fake_tensors
 from bench.instruments.memory import BLOCK_BYTES, Category, MemoryPeak, StorageTracker
 from bench.instruments.steps import Decode, Prefill
@@ -508,6 +508,6 @@ def test_the_committed_records_are_foretold_to_the_byte() -> None:
 
 def test_the_parent_loads_no_torch() -> None:
     """Composing needs Hydra; torch is the children's."""
-    code = "import sys, bench.estimate; print(*({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
+    code = "import sys, bench.commands.estimate; print(*({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

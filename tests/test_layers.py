@@ -80,7 +80,7 @@ def loaded_by(code: str) -> set[str]:
     [
         ("from bench.cli import app", set[str]()),
         ("import bench.config.compose", {"hydra"}),
-        ("import bench.session", {"pandas", "scipy"}),
+        ("import bench.commands.run", {"pandas", "scipy"}),
     ],
 )
 def test_the_parent_loads_no_more_than_it_needs(code: str, loaded: set[str]) -> None:

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from bench.config.groups import options
 from bench.errors import UsageError
-from bench.published import published, published_grids
 from bench.records.cell import Cell
 from bench.records.record import MERGED, UNMERGED, Reading, Record, Status
-from bench.render import print_table, render
+from bench.report.published import published, published_grids
+from bench.report.render import print_table, render
 from tests.fakes import known, make_cell, make_record, pairs_at
 
 STUDY = "lora-table1"
@@ -91,7 +91,7 @@ def test_an_order_is_told_only_where_intervals_tell_it() -> None:
 def test_a_study_whose_published_table_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line that names the place, before anything runs."""
     wrong = "study: {published: [{source: a, measured: b, figure: c, reference: control, rows: [{method: lora}]}]}"
-    monkeypatch.setattr("bench.published.yaml.safe_load", lambda _: yaml.load(wrong, yaml.SafeLoader))
+    monkeypatch.setattr("bench.report.published.yaml.safe_load", lambda _: yaml.load(wrong, yaml.SafeLoader))
     with pytest.raises(UsageError, match=r"published\.0\.rows\.0\.value"):
         published("training")
 

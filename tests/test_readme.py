@@ -19,7 +19,7 @@ from bench.claims.verdict import judge_all
 from bench.gate.report import print_rates
 from bench.gate.selftest import read_trials
 from bench.records.store import read_paths
-from bench.render import render
+from bench.report.render import render
 from tests.families import VOCABULARY, build
 
 ROOT = Path(__file__).parent.parent

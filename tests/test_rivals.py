@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.frame import frame
 from bench.records import stats
 from bench.records.cell import Cell, Rival
 from bench.records.record import RIVAL, TRAIN, UNMERGED, Pairs, Reading, Record, Status
 from bench.records.store import read_paths
-from bench.rivals import added_decode, decode, memory, prefill, rival_grids, speed
-from bench.tables import grids
+from bench.report.comparison import grids
+from bench.report.frame import frame
+from bench.report.head_to_head import added_decode, decode, memory, prefill, rival_grids, speed
 from tests.fakes import make_cell, make_record
 
 ROOT = Path(__file__).parent.parent

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.published import published_grids
 from bench.records.record import Status
 from bench.records.store import Store
+from bench.report.published import published_grids
 
 ROOT = Path(__file__).parent.parent
 QUICK = (

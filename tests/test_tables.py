@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.errors import UsageError
-from bench.frame import frame
 from bench.records.record import CONTROL, MERGED, UNMERGED, Pairs, Reading, Record, Status
-from bench.render import print_table, render
-from bench.tables import CORE, EXTRA, KEYS, Grid, grids
+from bench.report.comparison import grids
+from bench.report.frame import frame
+from bench.report.labels import CORE, EXTRA, KEYS
+from bench.report.render import print_table, render
+from bench.report.table import Grid
 from tests.fakes import SIZES, make_cell, make_record
 
 PUBLIC = (

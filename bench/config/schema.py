@@ -162,7 +162,7 @@ class Study:
     grids: list[dict[str, str]] = field(default_factory=list)
     """Grids to run one after the other, where one alone (``hydra.sweeper.params``) would cross too much."""
     published: list[dict[str, Any]] = field(default_factory=list)
-    """What others have published of it: see `bench.published`."""
+    """What others have published of it: see `bench.report.published`."""
 
 
 @dataclass

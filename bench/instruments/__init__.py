@@ -1,1 +1,1 @@
-"""Instruments that count what a model does, exactly and without a clock."""
+"""Measuring devices: time, memory, structure, card; they know no cell."""

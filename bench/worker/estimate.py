@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from transformers import PreTrainedModel
 
 from bench.config.schema import DeviceType
-from bench.forecasts import RESERVE_BYTES, Fit, Prediction, Request
+from bench.estimate.estimate import RESERVE_BYTES, Fit, Prediction, Request
 from bench.instruments.fake import CudaKernels, fake_tensors
 from bench.instruments.steps import Decode
 from bench.instruments.structure import Structure, StructureCounter

@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.errors import UsageError
-from bench.frame import export
-from bench.published import published_grids
 from bench.records.record import Record
-from bench.rivals import rival_grids
-from bench.tables import CORE, EXTRA, KEYS, Grid, grids
+from bench.report.comparison import grids
+from bench.report.frame import export
+from bench.report.head_to_head import rival_grids
+from bench.report.labels import CORE, EXTRA, KEYS
+from bench.report.published import published_grids
+from bench.report.table import Grid
 
 BEST = "*"
 """Marks the best values on a terminal; elsewhere they are bold."""

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from bench.commands.output import OK, VERDICT, _check_format, _publish, _status
 from bench.config.compose import compose_multirun
 from bench.errors import UsageError
-from bench.forecast_report import FORMATS, Sheet, comparison_sheet, forecast_sheets, print_sheets, render, rows_of
-from bench.forecasts import GIB, Forecast, Prediction, Request, compare
+from bench.estimate.estimate import GIB, Forecast, Prediction, Request, compare
+from bench.estimate.report import FORMATS, comparison_sheet, forecast_sheets, rows_of
 from bench.records.record import CONTROL, Reading, Status
 from bench.records.results import Resolved
 from bench.records.store import read_paths
 from bench.runner.process import Launcher
 from bench.runner.sweep import resolve_cells
 
-OK, VERDICT = 0, 1
 LARGEST_CARD_GIB = 1e6
 """More is a slip of the finger."""
 LIMIT_SECONDS = 1800.0
@@ -140,36 +137,3 @@ def _bytes(cards: str) -> tuple[int, ...]:
     if not all(0 < size < LARGEST_CARD_GIB for size in sizes):
         raise UsageError(f"--cards {cards}: give the GiB of each card, such as 24,80")
     return tuple(int(size * GIB) for size in dict.fromkeys(sizes))
-
-
-@contextmanager
-def _status(console: Console) -> Iterator[Callable[[str], object]]:
-    """Says on a terminal what is being worked out: gives what is to be called with it."""
-    if not console.is_terminal:
-        yield str
-        return
-    with console.status("") as status:
-        yield status.update
-
-
-def _check_format(format: str, formats: Sequence[str], output: Path | None) -> None:
-    if format not in formats:
-        raise UsageError(f"--format {format}: there are {', '.join(formats)}")
-    if format == "text" and output is not None:
-        raise UsageError(f"--output needs --format {', '.join(formats[1:-1])} or {formats[-1]}")
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise UsageError(f"--output {output}: give a file in a folder that is there")
-
-
-def _publish(tables: Sequence[Sheet], rows: Sequence[dict[str, Any]], format: str, output: Path | None) -> None:
-    if format == "text":
-        print_sheets(tables, Console(highlight=False))
-        return
-    content = render(tables, rows, format)
-    if output is None:
-        sys.stdout.write(content)
-        return
-    try:
-        output.write_text(content)
-    except OSError as error:
-        raise UsageError(f"--output {output}: {error.strerror}") from error

@@ -15,7 +15,8 @@ from bench.records import stats
 from bench.records.cell import Cell, Rival
 from bench.records.conditions import context
 from bench.records.record import RIVAL, TRAIN, UNMERGED, Record, Status
-from bench.tables import Grid, variants
+from bench.report.labels import variants
+from bench.report.table import Grid
 
 Point = tuple[int, int]
 

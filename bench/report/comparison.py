@@ -1,7 +1,7 @@
 """Comparison tables from records: which rows stand beside one another, and what each says.
 
 A table compares rows that differ in the method alone. Whatever else differs (`bench.records.conditions`) makes another
-group with a title of its own. How a table looks is in `bench.render`.
+group with a title of its own. How a table looks is in `bench.report.render`.
 """
 
 from __future__ import annotations
@@ -10,52 +10,22 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from string import ascii_lowercase
 from typing import Any
 
 import pandas as pd
 
-from bench.frame import arm_ratio, frame, reasons, states
 from bench.probes import figures
-from bench.records.cell import OURS
-from bench.records.conditions import context, differing, settings
+from bench.records.conditions import context, differing
 from bench.records.figures import Better, Scope, Unit
-from bench.records.record import AA, CONTROL, RIVAL, Record, Status
+from bench.records.record import CONTROL, RIVAL, Record, Status
 from bench.records.units import scale_for, show
-
-KEYS = ("method", "size", "state")
-CORE = ("trained_parameters", "train_peak_bytes", "train_tokens_per_second", "prefill_ratio", "decode_ratio")
-"""The figures that fit 80 columns; `EXTRA` follow where there is room."""
-EXTRA = (
-    "loss_after",
-    "checkpoint_bytes",
-    "cache_length",
-    "decode_matmul_chain",
-    "decode_busy",
-    "merge_error",
-    "shipped_parameters",
-)
-
-DEVICE_BOUND = 0.9
-"""From this part of a step on the device, not the host that feeds it, is what was timed."""
+from bench.report.footnotes import _footnotes
+from bench.report.frame import frame
+from bench.report.labels import CORE, KEYS, _plain, variants
+from bench.report.table import Grid
 
 UNMARKED = frozenset({Unit.TOKENS_PER_SECOND, Unit.SECONDS})
 """Units of clock readings without an interval: rows were measured minutes apart, and none is marked as best."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One group, as text."""
-
-    title: str
-    headers: tuple[tuple[str, str], ...]
-    """Name and unit of each column."""
-    rows: tuple[tuple[str, ...], ...]
-    best: frozenset[tuple[int, int]]
-    """(row, column) of the best values; of a ratio, all that its interval does not tell from the best."""
-    footnotes: tuple[str, ...]
-    mark_means: str = "best; of a ratio, all that the interval can't tell from the best"
-    """What it says that a value is marked as best."""
 
 
 @dataclass(frozen=True)
@@ -132,36 +102,6 @@ def _grid(group: _Group, wanted: Sequence[str], apart: Sequence[str]) -> Grid:
     return Grid(title, headers, rows, frozenset(best), (*legend, *_footnotes(part, group.records, letters)))
 
 
-def variants(records: Sequence[Record]) -> tuple[dict[str, str], list[str]]:
-    """A letter for each cell that shares method and size with another one, and what the letters mean."""
-    alike: dict[tuple[str, int | None], list[Record]] = {}
-    for record in records:
-        alike.setdefault((record.cell.name, record.cell.size), []).append(record)
-    letters, legend = {}, []
-    for (_, size), same in alike.items():
-        if len(same) == 1:
-            continue
-        keys = differing([settings(record) for record in same])
-        told = {record.cell_id: ", ".join(f"{k} {_plain(settings(record).get(k))}" for k in keys) for record in same}
-        for number, record in enumerate(sorted(same, key=lambda record: told[record.cell_id])):
-            letters[record.cell_id] = _letter(number)
-            label = f"{_name(record, letters)}{'' if size is None else f' {size}'}"
-            legend.append(f"{label}: {told[record.cell_id]}")
-    return letters, legend
-
-
-def _letter(number: int) -> str:
-    return (_letter(number // 26 - 1) if number >= 26 else "") + ascii_lowercase[number % 26]
-
-
-def _name(record: Record, letters: Mapping[str, str]) -> str:
-    return f"{record.cell.name} {letters.get(record.cell_id, '')}".rstrip()
-
-
-def _plain(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _ordered(part: pd.DataFrame, letters: Mapping[str, str]) -> pd.DataFrame:
     """The base model's rows as one, by their medians (it was timed anew beside each method), then method by method."""
     control = part[part["method"] == CONTROL]
@@ -225,68 +165,3 @@ def _best(part: pd.DataFrame, name: str) -> list[int]:
     high = list(part[f"{name}_high"].fillna(part[name]))[values.index(goal)]
     lows = list(part[f"{name}_low"].fillna(part[name]))
     return [i for i, value in enumerate(values) if not math.isnan(value) and lows[i] <= high]
-
-
-def _footnotes(part: pd.DataFrame, records: Iterable[Record], letters: Mapping[str, str]) -> tuple[str, ...]:
-    """Why something is blank, rows with the same reason together, and what a reader should know of a row."""
-    why: dict[tuple[str, str], list[str]] = {}
-    shown = {name for name in (*CORE, *EXTRA)}
-    for record in records:
-        name = _name(record, letters) + ("" if record.cell.size is None else f" {record.cell.size}")
-        stated = {*states(record), *(missing.state for missing in record.missing)}
-        for state in sorted(stated):
-            for figure, reason in reasons(record, state).items():
-                if figure == "*" or figure in shown:
-                    whole = "incomplete" if record.readings else "no figures"
-                    what = f"no {state} row" if figure == "*" and state not in states(record) else figure
-                    why.setdefault((what.replace("*", whole), reason), []).append(name)
-    lines = [f"{', '.join(dict.fromkeys(names))}: {what}: {reason}" for (what, reason), names in why.items()]
-    lines += [f"{_name(record, letters)}: {note}" for record in records for note in record.notes]
-    if sharing := [_name(record, letters) for record in records if any(pair.shared_weights for pair in record.pairs)]:
-        lines.append(f"{', '.join(dict.fromkeys(sharing))}: the arms shared one set of weights, as copies did not fit")
-    lines += _bounds(part, letters)
-    if (part["method"] == CONTROL).any():
-        lines.append("control: the untouched base; its latency is in seconds, the others' is over it")
-    if copies := _copies(records, part.iloc[0]):
-        lines.append(f"A/A: a second control, timed like an arm, came out at {copies} of the first")
-    if part["train_tokens_per_second"].notna().any():
-        lines.append("train tok/s: read once a cell, minutes apart and without an interval, so none is marked")
-    if counts := sorted({int(count) for count in part["processes"].dropna() if count > 1}):
-        lines.append(f"±: half the 95% interval, Student's t over {' or '.join(map(str, counts))} processes")
-    first = part.iloc[0]
-    packages = [f"{name} {first[name]}" for name in ("torch", "transformers") if pd.notna(first[name])]
-    packages += sorted(
-        {f"{p} {r.versions[p]}" for r in records if (p := r.cell.implementation) != OURS and p in r.versions}
-    )
-    lines.append(f"measured on {first['machine']} with {', '.join(packages)}")
-    return tuple(dict.fromkeys(lines))
-
-
-def _bounds(part: pd.DataFrame, letters: Mapping[str, str]) -> list[str]:
-    """Which rows time the device, and which the host that feeds it."""
-    lines = []
-    for phase in ("prefill", "decode"):
-        busy = part[f"{phase}_busy"]
-        for word, chosen in (("host", busy < DEVICE_BOUND), ("device", busy >= DEVICE_BOUND)):
-            rows = [
-                CONTROL
-                if row["method"] == CONTROL
-                else f"{row['method']} {letters.get(row['cell'], '')}".rstrip() + f" {row['state']}"
-                for _, row in part[chosen].iterrows()
-            ]
-            if rows:
-                span = f"{busy[chosen].min():.0%} to {busy[chosen].max():.0%}"
-                lines.append(f"{phase} is {word}-bound (the device computes {span} of it): {', '.join(rows)}")
-    return lines
-
-
-def _copies(records: Iterable[Record], row: pd.Series) -> str:
-    """How far an identical copy seemed to differ at this row's workload point: what measuring itself contributes."""
-    point = (row["batch_size"], row["prompt_length"])
-    pairs = [[p for p in record.pairs if (p.batch_size, p.prompt_length) == point] for record in records]
-    found = []
-    for phase in ("prefill", "decode"):
-        ratios = [r.estimate for own in pairs if (r := arm_ratio(own, phase, AA)) is not None]
-        if ratios:
-            found.append(f"{phase} {min(ratios):.3f} to {max(ratios):.3f}")
-    return ", ".join(found)

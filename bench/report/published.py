@@ -17,12 +17,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.config.groups import options
 from bench.errors import UsageError
-from bench.frame import arm_ratio
 from bench.records import stats
 from bench.records.cell import OURS, STRICT
 from bench.records.conditions import context
 from bench.records.record import CONTROL, UNMERGED, Record, Status
-from bench.tables import Grid
+from bench.report.frame import arm_ratio
+from bench.report.table import Grid
 
 SECONDS = "_seconds"
 """Figures that were timed beside the control, and have an interval where that is the reference."""

@@ -6,18 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from bench.forecasts import GIB, RESERVE_BYTES, TOLERANCE, Comparison, Fit, Forecast
+from bench.estimate.estimate import GIB, RESERVE_BYTES, TOLERANCE, Comparison, Fit, Forecast
 from bench.records.conditions import differing, flat
 from bench.records.figures import Unit
 from bench.records.record import CONTROL, UNMERGED, Status
 from bench.records.units import scale_for, show, significant
+from bench.report.table import Sheet, _markdown
 
 FORMATS = ("text", "md", "csv", "json")
 TRAINING = (
@@ -47,7 +44,6 @@ DECODE = (
     ("FLOPs", "decode_flops", Unit.FLOPS),
 )
 """Header, figure and unit of each column."""
-LEAST_NAME = 12
 LABELS = {
     "train_peak_bytes": "train mem",
     "train_weights_bytes": "  weights",
@@ -56,17 +52,6 @@ LABELS = {
     "train_other_bytes": "  other",
     "train_cuda_allocated_bytes": "cuda alloc",
 }
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """One table, as text."""
-
-    title: str
-    headers: tuple[tuple[str, str], ...]
-    """Name and unit of each column; the first is the name of a row."""
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
 
 
 def forecast_sheets(forecasts: Sequence[Forecast]) -> list[Sheet]:
@@ -201,31 +186,6 @@ def rows_of(forecasts: Sequence[Forecast]) -> list[dict[str, Any]]:
     return found
 
 
-def print_sheets(many: Sequence[Sheet], console: Console) -> None:
-    """The tables, as wide as the console."""
-    for sheet in many:
-        console.print(sheet.title, style="bold", markup=False)
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-        for index, (name, unit) in enumerate(sheet.headers):
-            words = "\n".join([*name.split(), *([unit] if unit else [])])
-            left = index == 0 or name == "figure"
-            table.add_column(
-                words,
-                justify="left" if left else "right",
-                vertical="bottom",
-                no_wrap=index > 0,
-                overflow="fold",
-                min_width=LEAST_NAME if index == 0 else None,
-            )
-        for row in sheet.rows:
-            table.add_row(*row)
-        if sheet.rows:
-            console.print(table, markup=False)
-        for note in sheet.notes:
-            console.print(note, markup=False)
-        console.print()
-
-
 def render(many: Sequence[Sheet], rows: Sequence[dict[str, Any]], format: str) -> str:
     """The forecasts as one of `FORMATS` but ``text``: sheets for a reader, rows for a program."""
     if format == "json":
@@ -237,10 +197,3 @@ def render(many: Sequence[Sheet], rows: Sequence[dict[str, Any]], format: str) -
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _markdown(sheet: Sheet) -> str:
-    names = [f"{name} ({unit})" if unit else name for name, unit in sheet.headers]
-    lines = [names, [":--" if not i else "--:" for i in range(len(names))], *sheet.rows]
-    body = "".join("| " + " | ".join(cell.strip() or " " for cell in line) + " |\n" for line in lines)
-    return f"**{sheet.title}**\n\n{body}\n" + "".join(f"- {note}\n" for note in sheet.notes)

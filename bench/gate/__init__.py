@@ -1,0 +1,1 @@
+"""The latency regression check and its own error rates."""

@@ -1,0 +1,1 @@
+"""Where and in which order cells run; knows no torch."""
