@@ -1,4 +1,4 @@
-"""The verbs of the command line. No logic: each verb composes, calls and prints."""
+"""The subcommands: their signatures and help. Each calls one function of `bench.commands`."""
 
 from __future__ import annotations
 
@@ -39,18 +39,16 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list the cell
 def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False) -> None:
     """Measure one cell."""
     from bench.commands.run import run_command
-    from bench.config.compose import compose_run
 
-    raise typer.Exit(run_command([compose_run(overrides or [])], fresh=fresh, dry_run=dry_run))
+    raise typer.Exit(run_command(overrides or [], fresh, dry_run))
 
 
 @app.command()
 def multirun(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False, within: Within = None) -> None:
     """Measure a grid of cells: study=default, or commas in overrides (method=lora,adapter method.rank=4,16)."""
-    from bench.commands.run import run_command
-    from bench.config.compose import compose_multirun
+    from bench.commands.run import multirun_command
 
-    raise typer.Exit(run_command(compose_multirun(overrides or []), fresh, dry_run, within))
+    raise typer.Exit(multirun_command(overrides or [], fresh, dry_run, within))
 
 
 @app.command()
@@ -58,16 +56,16 @@ def estimate(
     overrides: Overrides = None,
     against: Annotated[
         list[Path] | None,
-        typer.Option("--against", help="Records or folders of records to foretell and compare, instead of overrides."),
+        typer.Option("--against", help="Records, or folders of records, to compare estimates with."),
     ] = None,
-    cards: Annotated[str, typer.Option("--cards", help="GiB of the cards to ask about.")] = "24,48,80,141",
+    cards: Annotated[str, typer.Option("--cards", help="GiB of the cards in question.")] = "24,48,80,141",
     largest: Annotated[
         bool, typer.Option("--largest", help="Also the largest batch and length on each card: many steps a cell.")
     ] = False,
     format: Annotated[str, typer.Option("--format", "-f", help="text, md, csv or json.")] = "text",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:
-    """Foretell what multirun would measure, without weights or device: memory, FLOPs, structure, what fits a card."""
+    """Estimate what multirun would measure, without weights or device: memory, FLOPs, structure, what fits a card."""
     from bench.commands.estimate import against_command, estimate_command
 
     if against:
@@ -115,7 +113,7 @@ def save(
     replace: Annotated[bool, typer.Option("--replace", help="Move a baseline that is there already.")] = False,
     folder: Baselines = Path("results/baselines"),
 ) -> None:
-    """Keep the log-ratios and exact figures of records, to check later runs against."""
+    """Keep the log-ratios and exact metrics of records, to check later runs against."""
     from bench.commands.check import save_command
 
     raise typer.Exit(save_command(name, paths or [Path("results")], folder, replace))
@@ -156,9 +154,8 @@ def selftest(
 ) -> None:
     """Measure the gate's own error rates: known slowdowns injected into a real model. Takes a while."""
     from bench.commands.selftest import selftest_command
-    from bench.config.compose import compose_run
 
-    raise typer.Exit(selftest_command(compose_run(["study=selftest", *(overrides or [])]), runs, noisy, folder))
+    raise typer.Exit(selftest_command(overrides or [], runs, noisy, folder))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A fake measuring device: cells, and records with plausible figures that depend on the cell alone."""
+"""A fake measuring device: cells, and records with plausible metrics that depend on the cell alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.records.cell import Cell
-from bench.records.record import AA, CONTROL, MERGED, UNMERGED, Missing, Pairs, Reading, Record, Status
-from bench.records.results import Resolved
+from bench.records.record import AA, CONTROL, MERGED, UNMERGED, Measurement, Missing, Pairs, Record, Status
+from bench.records.results import CheckedCell
 
 MERGEABLE = frozenset({"lora", "adalora", "qlora"})
 SIZES = {
@@ -72,7 +72,7 @@ def make_record(
     processes: int = 3,
     lacking: Iterable[str] = (),
 ) -> Record:
-    """The record of ``cell``; one that is not ok has no figures. Figures in ``lacking`` are missing, with a reason."""
+    """The record of ``cell``; one that is not ok has no metrics. Metrics in ``lacking`` are missing, with a reason."""
     rng = random.Random(cell.id)
     plain: dict[str, Any] = {
         "cell_id": cell.id,
@@ -90,11 +90,11 @@ def make_record(
     states = [UNMERGED, MERGED] if cell.method in MERGEABLE else [UNMERGED]
     if MERGED not in states:
         missing.append(Missing("*", MERGED, f"{cell.method} can't be merged into the base weights"))
-    readings = [*_readings(rng, cell, CONTROL)] + [r for state in states for r in _readings(rng, cell, state)]
+    measurements = [*_readings(rng, cell, CONTROL)] + [r for state in states for r in _readings(rng, cell, state)]
     return Record(
         status=Status.OK,
         reason=None,
-        readings=tuple(r for r in readings if r.figure not in lacking or r.state == CONTROL),
+        measurements=tuple(r for r in measurements if r.metric not in lacking or r.state == CONTROL),
         missing=tuple(missing),
         pairs=tuple(_pairs(rng, cell, states, processes)),
         facts={"model": {"layers": 4, "hidden_size": 256}, "training": {"tokens": 6144, "losses": [8.3, 8.1]}},
@@ -102,27 +102,27 @@ def make_record(
     )
 
 
-def _readings(rng: random.Random, cell: Cell, state: str) -> Iterable[Reading]:
-    yield Reading("total_parameters", 5_048_576, state)
-    yield Reading("resident_parameters", 0 if state != UNMERGED else rng.randrange(1_000, 100_000), state)
-    yield Reading("loss", 8.3 if state == CONTROL else rng.uniform(7.0, 8.2), state)
-    yield Reading("bits_per_byte", rng.uniform(2.0, 3.0), state)
-    yield Reading("token_accuracy", rng.uniform(0.0, 0.2), state)
+def _readings(rng: random.Random, cell: Cell, state: str) -> Iterable[Measurement]:
+    yield Measurement("total_parameters", 5_048_576, state)
+    yield Measurement("resident_parameters", 0 if state != UNMERGED else rng.randrange(1_000, 100_000), state)
+    yield Measurement("loss", 8.3 if state == CONTROL else rng.uniform(7.0, 8.2), state)
+    yield Measurement("bits_per_byte", rng.uniform(2.0, 3.0), state)
+    yield Measurement("token_accuracy", rng.uniform(0.0, 0.2), state)
     for length in cell.config["workload"]["prompt_lengths"]:
         for name in ("cache_length", "cache_bytes"):
-            yield Reading(name, length * (1 if name == "cache_length" else 2048), state, 1, length)
+            yield Measurement(name, length * (1 if name == "cache_length" else 2048), state, 1, length)
         for phase in ("prefill", "decode"):
-            for name in ("operations", "matmuls", "chain", "matmul_chain", "flops"):
-                yield Reading(f"{phase}_{name}", rng.randrange(50, 500), state, 1, length)
+            for name in ("operations", "matmuls", "critical_path", "critical_path_matmuls", "flops"):
+                yield Measurement(f"{phase}_{name}", rng.randrange(50, 500), state, 1, length)
     if state == MERGED:
-        yield Reading("merge_error", rng.uniform(1e-8, 1e-6), MERGED)
+        yield Measurement("merge_error", rng.uniform(1e-8, 1e-6), MERGED)
     if state == UNMERGED:
         trained = rng.randrange(1_000, 100_000)
-        yield Reading("trained_parameters", trained, UNMERGED)
-        yield Reading("shipped_parameters", trained, UNMERGED)
-        yield Reading("checkpoint_bytes", 4 * trained + 512, UNMERGED)
-        yield Reading("train_peak_bytes", rng.randrange(20 << 20, 200 << 20), UNMERGED)
-        yield Reading("train_tokens_per_second", rng.uniform(500.0, 5000.0), UNMERGED)
+        yield Measurement("trained_parameters", trained, UNMERGED)
+        yield Measurement("shipped_parameters", trained, UNMERGED)
+        yield Measurement("checkpoint_bytes", 4 * trained + 512, UNMERGED)
+        yield Measurement("train_peak_bytes", rng.randrange(20 << 20, 200 << 20), UNMERGED)
+        yield Measurement("train_tokens_per_second", rng.uniform(500.0, 5000.0), UNMERGED)
 
 
 def _pairs(rng: random.Random, cell: Cell, states: list[str], processes: int) -> Iterable[Pairs]:
@@ -149,12 +149,12 @@ def _pairs(rng: random.Random, cell: Cell, states: list[str], processes: int) ->
 
 @dataclass
 class FakeMeasure:
-    """Stands in for `bench.runner.local.Children`."""
+    """Stands in for `bench.runner.local.LocalEngine`."""
 
     endings: dict[str, Status] = field(default_factory=dict)
     """How the cell of a method ends, where not well."""
     not_numbers: frozenset[str] = frozenset()
-    """Methods one of whose readings is NaN."""
+    """Methods one of whose measurements is NaN."""
     before: Callable[[Cell], object] = lambda cell: None
     """Called as each cell starts."""
     measured: list[str] = field(default_factory=list)
@@ -167,13 +167,13 @@ class FakeMeasure:
         record = make_record(cell, status=self.endings.get(cell.method, Status.OK), study=study)
         if cell.method not in self.not_numbers:
             return record
-        nan = Reading("loss", float("nan"), UNMERGED)
-        return Record(**{**vars(record), "readings": (*record.readings, nan)})
+        nan = Measurement("loss", float("nan"), UNMERGED)
+        return Record(**{**vars(record), "measurements": (*record.measurements, nan)})
 
 
-def resolved(*methods: str) -> list[Resolved]:
+def resolved(*methods: str) -> list[CheckedCell]:
     """A cell of each method, checked and found good."""
-    return [Resolved(make_cell(method, SIZES[method]), skip=None) for method in methods]
+    return [CheckedCell(make_cell(method, SIZES[method]), skip=None) for method in methods]
 
 
 def pairs_at(
@@ -203,7 +203,7 @@ def pairs_at(
     ]
 
 
-def known(cell: Cell, readings: Iterable[Reading] = (), pairs: Iterable[Pairs] = (), **changes: Any) -> Record:
-    """A record with these figures and no others."""
+def known(cell: Cell, measurements: Iterable[Measurement] = (), pairs: Iterable[Pairs] = (), **changes: Any) -> Record:
+    """A record with these metrics and no others."""
     record = make_record(cell)
-    return dataclasses.replace(record, readings=tuple(readings), pairs=tuple(pairs), missing=(), **changes)
+    return dataclasses.replace(record, measurements=tuple(measurements), pairs=tuple(pairs), missing=(), **changes)

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.claims.claim import Claim
-from bench.claims.finding import Verdict
 from bench.claims.load import load_claims, read_claim
 from bench.claims.report import print_claims, render_claims
+from bench.claims.result import Verdict
 from bench.claims.verdict import Judgement, judge, judge_all, settle, surprising
 from bench.errors import UsageError
 from bench.records.cell import Cell
-from bench.records.record import CONTROL, MERGED, UNMERGED, Pairs, Reading, Record, Status
+from bench.records.record import CONTROL, MERGED, UNMERGED, Measurement, Pairs, Record, Status
 from tests.fakes import known, make_cell, make_record, pairs_at
 
 SPREAD = (-0.01, -0.006, -0.002, 0.002, 0.006, 0.01)
 STRUCTURE = [
-    Reading(f"decode_{name}", 33, state, 1, 128)
-    for name in ("operations", "matmuls", "chain", "matmul_chain")
+    Measurement(f"decode_{name}", 33, state, 1, 128)
+    for name in ("operations", "matmuls", "critical_path", "critical_path_matmuls")
     for state in (CONTROL, UNMERGED)
 ]
 GOLDEN = Path(__file__).parent / "data" / "claims.md"
@@ -94,19 +94,25 @@ def test_ratios(tmp_path: Path, relation: str, center: float, width: float, expe
 def test_exact_figures(tmp_path: Path, relation: str, value: int, expected: Verdict) -> None:
     """Counts are compared as they are; no noise excuses a difference of one."""
     one = claim(tmp_path, f"{{quantity: decode_matmuls, relation: {relation}, than: control}}")
-    readings = [Reading("decode_matmuls", value, UNMERGED, 1, 128), Reading("decode_matmuls", 33, CONTROL, 1, 128)]
-    assert verdict(judge(one, [known(make_cell(), readings)])) is expected
+    measurements = [
+        Measurement("decode_matmuls", value, UNMERGED, 1, 128),
+        Measurement("decode_matmuls", 33, CONTROL, 1, 128),
+    ]
+    assert verdict(judge(one, [known(make_cell(), measurements)])) is expected
 
 
 def test_formulas(tmp_path: Path) -> None:
-    """A sum of products of numbers, facts of the model and other figures."""
+    """A sum of products of numbers, facts of the model and other metrics."""
     cell = make_cell("adapter", 16)
-    readings = [Reading("trained_parameters", 2 * 4 * 16 * 256 + 7, UNMERGED), Reading("rank_total", 7, UNMERGED)]
+    measurements = [
+        Measurement("trained_parameters", 2 * 4 * 16 * 256 + 7, UNMERGED),
+        Measurement("rank_total", 7, UNMERGED),
+    ]
     formula = "{quantity: trained_parameters, relation: equal, than: [[2, layers, size, hidden_size], [rank_total]]}"
     one = claim(tmp_path, formula, "{method: adapter}")
-    assert verdict(judge(one, [known(cell, readings)])) is Verdict.SUPPORTED
-    assert verdict(judge(one, [known(cell, readings[:1])])) is Verdict.UNCLEAR
-    off = [Reading("trained_parameters", 1, UNMERGED), readings[1]]
+    assert verdict(judge(one, [known(cell, measurements)])) is Verdict.SUPPORTED
+    assert verdict(judge(one, [known(cell, measurements[:1])])) is Verdict.UNCLEAR
+    off = [Measurement("trained_parameters", 1, UNMERGED), measurements[1]]
     assert verdict(judge(one, [known(cell, off)])) is Verdict.REFUTED
 
 
@@ -115,23 +121,23 @@ def test_one_piece_that_fails_refutes_the_claim(tmp_path: Path) -> None:
     two = "{quantity: decode_ratio, relation: same}\n  - {quantity: decode_matmuls, relation: equal, than: control}"
     one = claim(tmp_path, two)
     record = timed(0.0)
-    other = [Reading("decode_matmuls", 49, UNMERGED, 1, 128), *STRUCTURE]
+    other = [Measurement("decode_matmuls", 49, UNMERGED, 1, 128), *STRUCTURE]
     assert verdict(judge(one, [record])) is Verdict.SUPPORTED
-    assert verdict(judge(one, [dataclasses.replace(record, readings=tuple(other))])) is Verdict.REFUTED
-    assert verdict(judge(one, [dataclasses.replace(record, readings=())])) is Verdict.UNCLEAR
+    assert verdict(judge(one, [dataclasses.replace(record, measurements=tuple(other))])) is Verdict.REFUTED
+    assert verdict(judge(one, [dataclasses.replace(record, measurements=())])) is Verdict.UNCLEAR
 
 
 def test_the_same_seconds_are_not_the_same_computation(tmp_path: Path) -> None:
     """A claim that a ratio is the same rests on the structure too, whether or not its file says so."""
     one = claim(tmp_path, "{quantity: decode_ratio, relation: same}")
-    longer = [Reading("decode_chain", 34, UNMERGED, 1, 128), *STRUCTURE]
-    assert verdict(judge(one, [dataclasses.replace(timed(0.0), readings=tuple(longer))])) is Verdict.REFUTED
+    longer = [Measurement("decode_critical_path", 34, UNMERGED, 1, 128), *STRUCTURE]
+    assert verdict(judge(one, [dataclasses.replace(timed(0.0), measurements=tuple(longer))])) is Verdict.REFUTED
 
 
 def test_a_closer_look_settles_what_a_first_one_left_open(tmp_path: Path) -> None:
     """Of records that differ only in how much was measured, the one that measured most decides."""
     one = claim(tmp_path, "{quantity: decode_ratio, relation: same}")
-    strict = unlike(make_cell(), "precision.name", "strict")
+    strict = incompatibilities(make_cell(), "precision.name", "strict")
     quick, closer = timed(0.0, width=9.0), timed(0.0, cell=strict)
     many = tuple(pairs for _ in range(2) for pairs in closer.pairs)
     closer = dataclasses.replace(closer, pairs=many)
@@ -148,7 +154,7 @@ def test_only_points_that_both_cells_have_are_compared(tmp_path: Path) -> None:
     mine = known(long, [], [*pairs_at(SPREAD), *pairs_at(SPREAD, point=(1, 64))])
     assert verdict(judge(one, [mine, timed(0.2, cell=make_cell("adapter", 16))])) is Verdict.SUPPORTED
     (found,) = judge(one, [mine, timed(0.2, cell=make_cell("adapter", 16, prompt_lengths=(512,)))])
-    assert "no workload point" in str(found.findings[0].reason)
+    assert "no workload point" in str(found.results[0].reason)
 
 
 def test_merged_may_be_held_against_unmerged(tmp_path: Path) -> None:
@@ -175,12 +181,15 @@ def test_many_looks_need_more_certainty(tmp_path: Path) -> None:
     assert verdict(alone) is Verdict.SUPPORTED
     others = [timed(0.02, width=2.6, cell=make_cell(size=size)) for size in range(20, 30)]
     (crowd,) = judge(one, [weak, *others])
-    assert {finding.verdict for finding in crowd.findings} == {Verdict.UNCLEAR}
+    assert {finding.verdict for finding in crowd.results} == {Verdict.UNCLEAR}
 
 
 def test_cells_may_be_judged_across_a_key(tmp_path: Path) -> None:
     """Two models of different depth have a verdict each, or one where the claim says that depth does not matter."""
-    cells = [make_cell("adapter", 16), unlike(make_cell("adapter", 16), "model.settings", {"num_hidden_layers": 2})]
+    cells = [
+        make_cell("adapter", 16),
+        incompatibilities(make_cell("adapter", 16), "model.settings", {"num_hidden_layers": 2}),
+    ]
     records = [timed(0.1, cell=cell) for cell in cells]
     evidence = "{quantity: decode_ratio, relation: greater}"
     apart = claim(tmp_path, evidence, "{method: adapter}")
@@ -194,8 +203,8 @@ def test_a_size_without_a_partner_does_not_spoil_the_others(tmp_path: Path) -> N
     """Of three prefixes one has deep prompts of its size beside it: that comparison decides."""
     evidence = "{quantity: train_peak_bytes, relation: less, than: {method: p_tuning_v2}, equal_size: true}"
     one = claim(tmp_path, evidence, "{method: prefix_tuning}")
-    mine = [known(make_cell("prefix_tuning", k), [Reading("train_peak_bytes", k, UNMERGED)]) for k in (16, 20, 64)]
-    partner = known(make_cell("p_tuning_v2", 20), [Reading("train_peak_bytes", 21, UNMERGED)])
+    mine = [known(make_cell("prefix_tuning", k), [Measurement("train_peak_bytes", k, UNMERGED)]) for k in (16, 20, 64)]
+    partner = known(make_cell("p_tuning_v2", 20), [Measurement("train_peak_bytes", 21, UNMERGED)])
     assert verdict(judge(one, [*mine, partner])) is Verdict.SUPPORTED
     assert verdict(judge(one, mine)) is Verdict.UNCLEAR
 
@@ -224,7 +233,7 @@ def test_growth(tmp_path: Path, slope: float, noise: float, expected: Verdict) -
     evidence = "{quantity: decode_extra_seconds, relation: grows, over: size}"
     (found,) = judge(claim(tmp_path, evidence, "{method: prefix_tuning}"), growth(slope, noise))
     assert found.verdict is expected
-    (finding,) = found.findings
+    (finding,) = found.results
     assert finding.effect is not None
     assert finding.effect.value == pytest.approx(slope * 1e-3, abs=1e-9)
     assert finding.effect.unit == "s per unit of size"
@@ -258,7 +267,7 @@ def test_growth_needs_two_values(tmp_path: Path) -> None:
     evidence = "{quantity: decode_extra_seconds, relation: grows, over: size}"
     (found,) = judge(claim(tmp_path, evidence, "{method: prefix_tuning}"), growth(1e-3, sizes=[16]))
     assert found.verdict is Verdict.UNCLEAR
-    assert "two values" in str(found.findings[0].reason)
+    assert "two values" in str(found.results[0].reason)
 
 
 CHANGES = [
@@ -268,7 +277,7 @@ CHANGES = [
 ]
 
 
-def unlike(cell: Cell, path: str, value: object) -> Cell:
+def incompatibilities(cell: Cell, path: str, value: object) -> Cell:
     group, _, key = path.partition(".")
     return dataclasses.replace(cell, config={**cell.config, group: {**cell.config[group], key: value}})
 
@@ -289,16 +298,16 @@ def test_unfair_comparisons_are_refused_by_name(tmp_path: Path, path: str, value
     """Cells that differ in more than the method are not compared, and what differs is named with both values."""
     evidence = "{quantity: train_peak_bytes, relation: less, than: {method: adapter}}"
     one = claim(tmp_path, evidence)
-    mine = known(make_cell(), [Reading("train_peak_bytes", 1, UNMERGED)])
+    mine = known(make_cell(), [Measurement("train_peak_bytes", 1, UNMERGED)])
     cell = make_cell("adapter", 16)
-    fair = known(cell, [Reading("train_peak_bytes", 2, UNMERGED)])
-    unfair = known(unlike(cell, path, value), [Reading("train_peak_bytes", 2, UNMERGED)])
+    fair = known(cell, [Measurement("train_peak_bytes", 2, UNMERGED)])
+    confounders = known(incompatibilities(cell, path, value), [Measurement("train_peak_bytes", 2, UNMERGED)])
     assert verdict(judge(one, [mine, fair])) is Verdict.SUPPORTED
-    (found,) = judge(one, [mine, unfair])
+    (found,) = judge(one, [mine, confounders])
     assert found.verdict is Verdict.UNCLEAR
-    assert "not compared" in str(found.findings[0].reason)
-    assert path in str(found.findings[0].reason)
-    assert str(value) in str(found.findings[0].reason)
+    assert "not compared" in str(found.results[0].reason)
+    assert path in str(found.results[0].reason)
+    assert str(value) in str(found.results[0].reason)
 
 
 def test_another_torch_is_refused_by_name(tmp_path: Path) -> None:
@@ -307,7 +316,7 @@ def test_another_torch_is_refused_by_name(tmp_path: Path) -> None:
     other = dataclasses.replace(timed(0.2, cell=make_cell("adapter", 16)), versions={"torch": "2.12.0"})
     (found,) = judge(one, [timed(0.0), other])
     assert found.verdict is Verdict.UNCLEAR
-    assert "torch (2.11.0, 2.12.0)" in str(found.findings[0].reason)
+    assert "torch (2.11.0, 2.12.0)" in str(found.results[0].reason)
 
 
 def test_growth_along_cells_that_differ_otherwise_is_refused(tmp_path: Path) -> None:
@@ -315,10 +324,10 @@ def test_growth_along_cells_that_differ_otherwise_is_refused(tmp_path: Path) -> 
     evidence = "{quantity: decode_extra_seconds, relation: grows, over: size}"
     one = claim(tmp_path, evidence, "{method: prefix_tuning}")
     first, second = growth(1e-3, sizes=[16, 64])
-    moved = dataclasses.replace(second, cell=unlike(second.cell, "precision.pairs", 9))
+    moved = dataclasses.replace(second, cell=incompatibilities(second.cell, "precision.pairs", 9))
     (found,) = judge(one, [first, dataclasses.replace(moved, cell_id=moved.cell.id)])
     assert found.verdict is Verdict.UNCLEAR
-    assert "precision.pairs" in str(found.findings[0].reason)
+    assert "precision.pairs" in str(found.results[0].reason)
 
 
 def test_settings_are_judged_apart(tmp_path: Path) -> None:
@@ -350,7 +359,7 @@ def test_what_would_settle_an_unclear_claim(tmp_path: Path) -> None:
     assert settle(decided) is None
     (single,) = judge(one, [dataclasses.replace(timed(0.0), pairs=tuple(pairs_at([0.0])))])
     assert single.verdict is Verdict.UNCLEAR
-    assert "spread" in str(single.findings[0].reason)
+    assert "spread" in str(single.results[0].reason)
 
 
 def test_only_the_contrary_of_what_is_expected_surprises(tmp_path: Path) -> None:
@@ -473,36 +482,36 @@ def golden_records() -> list[Record]:
         logs = [center + value for value in SPREAD]
         return [p for phase in ("prefill", "decode") for p in pairs_at(logs, phase=phase, arm=arm)]
 
-    counts = {"operations": 210, "matmuls": 33, "chain": 90, "matmul_chain": 21, "flops": 4_000_000}
-    unmerged = {**counts, "operations": 240, "matmuls": 49, "chain": 98, "matmul_chain": 25}
-    readings = [
-        Reading(f"{phase}_{name}", values[name], state, 1, 128)
+    counts = {"operations": 210, "matmuls": 33, "critical_path": 90, "critical_path_matmuls": 21, "flops": 4_000_000}
+    unmerged = {**counts, "operations": 240, "matmuls": 49, "critical_path": 98, "critical_path_matmuls": 25}
+    measurements = [
+        Measurement(f"{phase}_{name}", values[name], state, 1, 128)
         for phase in ("prefill", "decode")
         for state, values in ((CONTROL, counts), (MERGED, counts), (UNMERGED, unmerged))
         for name in counts
     ]
     lora = known(
         make_cell(),
-        [*readings, Reading("merge_error", 2e-7, MERGED)],
+        [*measurements, Measurement("merge_error", 2e-7, MERGED)],
         [*both(0.07, UNMERGED), *both(0.001, MERGED)],
     )
     adapter = make_cell("adapter", 16)
     slow = known(
         adapter,
         [
-            Reading("decode_matmul_chain", 21, CONTROL, 1, 128),
-            Reading("decode_matmul_chain", 37, UNMERGED, 1, 128),
-            Reading("checkpoint_bytes", 300, UNMERGED),
+            Measurement("decode_critical_path_matmuls", 21, CONTROL, 1, 128),
+            Measurement("decode_critical_path_matmuls", 37, UNMERGED, 1, 128),
+            Measurement("checkpoint_bytes", 300, UNMERGED),
         ],
         pairs_at([0.2 + value for value in SPREAD]),
     )
     full = known(
         make_cell("full", None),
         [
-            Reading("trained_parameters", 1000, UNMERGED),
-            Reading("shipped_parameters", 1000, UNMERGED),
-            Reading("total_parameters", 1000, UNMERGED),
-            Reading("checkpoint_bytes", 4000, UNMERGED),
+            Measurement("trained_parameters", 1000, UNMERGED),
+            Measurement("shipped_parameters", 1000, UNMERGED),
+            Measurement("total_parameters", 1000, UNMERGED),
+            Measurement("checkpoint_bytes", 4000, UNMERGED),
         ],
     )
     return [lora, slow, full]
@@ -514,7 +523,7 @@ def test_the_report_is_as_it_was() -> None:
 
 
 def test_the_json_report_holds_what_the_other_shows() -> None:
-    """Each claim with verdict, effect, interval, figure, records and what to run; parsed, it is plain data."""
+    """Each claim with verdict, effect, interval, metric, records and what to run; parsed, it is plain data."""
     judgements = judge_all(load_claims(), golden_records())
     report = json.loads(render_claims(judgements, "json"))
     by_id = {one["claim"]: one for one in report["claims"]}
@@ -522,7 +531,7 @@ def test_the_json_report_holds_what_the_other_shows() -> None:
     merged = by_id["lora-merged-zero"]
     assert merged["verdict"] == "supported"
     assert merged["records"] == [make_cell().id]
-    effect = merged["findings"][0]["effect"]
+    effect = merged["results"][0]["effect"]
     assert effect["low"] < effect["value"] < effect["high"]
     assert by_id["qlora-thrifty"]["settle"] == "python -m bench multirun study=claims"
     assert by_id["lora-best"]["verdict"] == "later"

@@ -17,9 +17,9 @@ from bench.config.compose import compose_multirun, compose_run
 from bench.config.groups import options
 from bench.errors import UsageError
 from bench.records.record import SCHEMA_VERSION, Status
-from bench.records.results import Resolved
+from bench.records.results import CheckedCell
 from bench.records.store import Store
-from bench.worker.check import resolve_all
+from bench.worker.check import check_all
 from bench.workload.plan import read_plan
 from tests.fakes import make_cell, make_record
 from tests.families import build
@@ -28,18 +28,18 @@ ROOT = Path(__file__).parent.parent
 METHODS = {"full", "prompt_tuning", "p_tuning", "p_tuning_v2", "prefix_tuning", "adapter", "lora", "adalora", "qlora"}
 
 
-def resolve(arguments: Sequence[str], single: bool = False) -> list[Resolved]:
+def resolve(arguments: Sequence[str], single: bool = False) -> list[CheckedCell]:
     """The cells of a command, checked as the command would.
 
     Raises:
         UsageError: the first that is refused.
     """
     (sweep,) = [compose_run(arguments)] if single else compose_multirun(arguments)
-    found = resolve_all(sweep.cells, str)
+    found = check_all(sweep.cells, str)
     for item in found:
         if isinstance(item, str):
             raise UsageError(item)
-    return [item for item in found if isinstance(item, Resolved)]
+    return [item for item in found if isinstance(item, CheckedCell)]
 
 
 def test_the_default_study_has_every_method() -> None:
@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "sequence longer than the positions": (["workload.prompt_lengths=[4000]"], ["workload.prompt_lengths", "2048"]),
     "no batch size": (["workload.batch_sizes=[]"], ["workload.batch_sizes"]),
     "batch size 0": (["workload.batch_sizes=[0]"], ["workload.batch_sizes"]),
-    "more processes than help": (["precision.most_processes=13"], ["precision.most_processes", "12"]),
+    "more processes than help": (["precision.max_processes=13"], ["precision.max_processes", "12"]),
     "margin under 1%": (["precision.margin=0.005"], ["precision.margin", "0.01"]),
     "no phase": (["workload.phases=[]"], ["workload.phases", "prefill"]),
     "a phase twice": (["workload.phases=[decode,decode]"], ["workload.phases"]),
@@ -282,13 +282,13 @@ def test_a_rival_is_a_second_method() -> None:
     """It is composed from the same files, has settings of its own, and makes another cell."""
     alone, beside = (
         resolve(["method=lora", *more], single=True)[0].cell
-        for more in ((), ("method@rival=peft_lora", "rival.config.lora_dropout=0.1"))
+        for more in ((), ("method@reference=peft_lora", "reference.config.lora_dropout=0.1"))
     )
-    assert alone.rival is None
-    assert "rival" not in alone.config
-    assert beside.rival is not None
-    assert beside.rival.name == "lora (peft)"
-    assert beside.config["rival"]["config"] == {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
+    assert alone.reference is None
+    assert "reference" not in alone.config
+    assert beside.reference is not None
+    assert beside.reference.name == "lora (peft)"
+    assert beside.config["reference"]["config"] == {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
     assert beside.id != alone.id
 
 
@@ -457,10 +457,10 @@ def test_a_check_of_records_ends_with_its_verdict(tmp_path: Path) -> None:
     other = Store(tmp_path / "other")
     other.open()
     changed = make_record(make_cell(), started="2026-02-02T00:00:00+00:00")
-    readings = [
-        dataclasses.replace(r, value=r.value + 1) if r.figure == "decode_matmuls" else r for r in changed.readings
+    measurements = [
+        dataclasses.replace(r, value=r.value + 1) if r.metric == "decode_matmuls" else r for r in changed.measurements
     ]
-    other.write(dataclasses.replace(changed, readings=tuple(readings)))
+    other.write(dataclasses.replace(changed, measurements=tuple(measurements)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GITHUB_ACTIONS": "true"}
     done = subprocess.run(
         [sys.executable, "-m", "bench", "check", "main", "--against", "other"],

@@ -32,12 +32,12 @@ from bench.instruments.memory import BLOCK_BYTES, Category, MemoryPeak, StorageT
 from bench.instruments.steps import Decode, Prefill
 from bench.instruments.structure import StructureCounter
 from bench.probes.structure import MEANINGS
-from bench.records.record import CONTROL, UNMERGED, Reading, Status
+from bench.records.record import CONTROL, UNMERGED, Measurement, Status
 from bench.records.store import Store
 from bench.runner.process import Outcome
 from bench.worker import estimate as forecaster
 from bench.worker.capacity import largest
-from bench.worker.check import resolve_elsewhere
+from bench.worker.check import check_elsewhere
 from bench.worker.estimate import ForecastTrainer, forecast
 from bench.workload.models import load_model
 from bench.workload.plan import read_plan
@@ -66,7 +66,7 @@ def foretell(config: dict[str, Any], **asked: Any) -> Prediction:
 
 
 def foretold_peak(found: Prediction) -> MemoryPeak:
-    values = {reading.figure: int(reading.value) for reading in found.readings}
+    values = {reading.metric: int(reading.value) for reading in found.measurements}
     peak = MemoryPeak(*(values[f"train_{part}_bytes"] for part in PARTS), values["train_rounded_bytes"])
     assert peak.total_bytes == values["train_peak_bytes"]
     return peak
@@ -90,7 +90,7 @@ def check_equal(config: dict[str, Any]) -> None:
     found = foretell(config)
     assert foretold_peak(found) == peak
     assert foretold_peak(found).rounded_bytes == peak.rounded_bytes
-    assert value_of(found.readings, "train_flops", UNMERGED) == flops
+    assert value_of(found.measurements, "train_flops", UNMERGED) == flops
 
 
 @pytest.mark.parametrize(("dtype", "attention"), [("float32", "sdpa"), ("bfloat16", "sdpa"), ("float32", "eager")])
@@ -144,11 +144,11 @@ def test_what_it_costs_at_inference(method: str) -> None:
                 with StructureCounter() as counter:
                     steps.run(1)
                 for name in MEANINGS:
-                    foretold = value_of(found.readings, f"{phase}_{name}", state, (1, 8))
+                    foretold = value_of(found.measurements, f"{phase}_{name}", state, (1, 8))
                     assert foretold == getattr(counter.result(), name), (state, phase, name)
-    assert value_of(found.readings, "cache_length", UNMERGED, (1, 8)) == 8 + plan.method.virtual_tokens
+    assert value_of(found.measurements, "cache_length", UNMERGED, (1, 8)) == 8 + plan.method.virtual_tokens
     count = plan.method.count(load_model(plan.model, "cpu", 0))
-    assert value_of(found.readings, "shipped_parameters", UNMERGED) == count.shipped
+    assert value_of(found.measurements, "shipped_parameters", UNMERGED) == count.shipped
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -166,10 +166,12 @@ def test_ranks_that_nobody_knows_are_even() -> None:
     plan = read_plan(configure("adalora"))
     found = forecast(configure("adalora"), Request(control=False), str)
     model = load_model(plan.model, "cpu", 0)
-    assert value_of(found.readings, "shipped_parameters", UNMERGED) == plan.method.count(model).shipped
+    assert value_of(found.measurements, "shipped_parameters", UNMERGED) == plan.method.count(model).shipped
     lora = forecast(configure("lora"), Request(control=False), str)
-    for figure in ("prefill_operations", "decode_flops"):
-        assert value_of(found.readings, figure, UNMERGED, (1, 8)) == value_of(lora.readings, figure, UNMERGED, (1, 8))
+    for metric in ("prefill_operations", "decode_flops"):
+        assert value_of(found.measurements, metric, UNMERGED, (1, 8)) == value_of(
+            lora.measurements, metric, UNMERGED, (1, 8)
+        )
 
 
 def test_what_everybody_knows_of_these_methods() -> None:
@@ -205,7 +207,7 @@ def test_nothing_is_left_behind() -> None:
 def test_a_card_need_not_be_there() -> None:
     """A cell with device=cuda is foretold on any machine, and still refused where it would run."""
     config = configure("lora", "device=cuda")
-    (found,) = resolve_elsewhere([config], str)
+    (found,) = check_elsewhere([config], str)
     assert not isinstance(found, str) and found.skip is None
     assert foretold_peak(foretell(config)).total_bytes > 0
     if not torch.cuda.is_available():
@@ -335,7 +337,7 @@ def test_a_second_step_can_be_asked_for_again() -> None:
     """Another batch in between leaves the answer as it was, schedules of the method included."""
     plan = read_plan(configure("adalora"))
     with fake_tensors(cuda=False):
-        attached = plan.method.attach(forecaster.skeleton(plan.model, "cpu"))
+        attached = plan.method.attach(forecaster.meta_model(plan.model, "cpu"))
         trainer = ForecastTrainer(plan, attached)
         trainer.first_step()
         first = trainer.tracked_step().rounded_bytes
@@ -373,7 +375,7 @@ class HereLauncher:
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> type[HereLauncher]:
-    monkeypatch.setattr(estimate, "Launcher", HereLauncher)
+    monkeypatch.setattr(estimate, "ProcessRunner", HereLauncher)
     monkeypatch.setattr(HereLauncher, "fails", frozenset())
     monkeypatch.setenv("COLUMNS", "80")
     return HereLauncher
@@ -418,33 +420,33 @@ def test_a_child_that_fails_is_a_row(here: type[HereLauncher], capsys: pytest.Ca
 
 
 def test_files_hold_base_units(here: type[HereLauncher], tmp_path: Path) -> None:
-    """CSV and JSON have one row a figure, the same in both, and cards among them."""
+    """CSV and JSON have one row a metric, the same in both, and cards among them."""
     overrides = ["method=lora", *NARROW]
     for format in ("csv", "json", "md"):
         assert estimate_command(overrides, "24", False, format, tmp_path / f"out.{format}") == 0
     rows = json.loads((tmp_path / "out.json").read_text())
     table = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
-    assert [row["figure"] for row in rows] == [row["figure"] for row in table]
-    assert {row["figure"] for row in rows} >= {"train_peak_bytes", "checkpoint_bytes", "decode_chain", "fits"}
-    (peak,) = (row for row in rows if row["figure"] == "train_peak_bytes")
+    assert [row["metric"] for row in rows] == [row["metric"] for row in table]
+    assert {row["metric"] for row in rows} >= {"train_peak_bytes", "checkpoint_bytes", "decode_critical_path", "fits"}
+    (peak,) = (row for row in rows if row["metric"] == "train_peak_bytes")
     assert isinstance(peak["value"], int) and peak["state"] == UNMERGED
     assert "| lora 8 |" in (tmp_path / "out.md").read_text()
 
 
 def recorded(folder: Path, factor: float) -> Path:
     """A record whose peak is so many times what it would be."""
-    (item,) = resolve_elsewhere([compose_run(["method=lora", *NARROW]).cells[0]], str)
+    (item,) = check_elsewhere([compose_run(["method=lora", *NARROW]).cells[0]], str)
     assert not isinstance(item, str)
     peak = foretold_peak(foretell(dict(item.cell.config)))
     record = make_record(make_cell())
-    readings = (
-        Reading("train_peak_bytes", round(peak.total_bytes * factor), UNMERGED),
-        Reading("train_weights_bytes", peak.weights_bytes, UNMERGED),
-        Reading("train_cuda_allocated_bytes", peak.rounded_bytes, UNMERGED),
+    measurements = (
+        Measurement("train_peak_bytes", round(peak.total_bytes * factor), UNMERGED),
+        Measurement("train_weights_bytes", peak.weights_bytes, UNMERGED),
+        Measurement("train_cuda_allocated_bytes", peak.rounded_bytes, UNMERGED),
     )
     store = Store(folder)
     store.open()
-    store.write(dataclasses.replace(record, cell=item.cell, cell_id=item.cell.id, readings=readings))
+    store.write(dataclasses.replace(record, cell=item.cell, cell_id=item.cell.id, measurements=measurements))
     return folder
 
 
@@ -460,7 +462,7 @@ def test_a_forecast_beside_a_measurement(
     assert f"{1 / factor - 1:+.2%}" in text and "cuda alloc" in text
     assert against_command([folder], [], "json", None) == status
     rows = json.loads(capsys.readouterr().out)
-    assert [row["figure"] for row in rows][:2] == ["train_peak_bytes", "train_weights_bytes"]
+    assert [row["metric"] for row in rows][:2] == ["train_peak_bytes", "train_weights_bytes"]
 
 
 def test_a_difference_of_nothing_is_none() -> None:

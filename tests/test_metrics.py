@@ -1,4 +1,4 @@
-"""Metrics: figures that can be worked out by hand, whatever the batching, leaving no trace."""
+"""Metrics: metrics that can be worked out by hand, whatever the batching, leaving no trace."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_perfect_model_is_always_right() -> None:
 def test_a_model_scores_what_cross_entropy_says(
     llama: nn.Module, batch_size: int, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither batches nor chunks change the figure that one cross-entropy over all logits gives."""
+    """Neither batches nor chunks change the metric that one cross-entropy over all logits gives."""
     monkeypatch.setattr(metrics, "CHUNK_ELEMENTS", chunk_elements)
     with torch.no_grad():
         logits = llama(input_ids=SEQUENCES).logits[:, :-1]
@@ -120,7 +120,7 @@ def test_metrics_leave_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_cannot_be_measured_is_an_error() -> None:
-    """No tokens, no bytes or no finite loss give one line, never a figure."""
+    """No tokens, no bytes or no finite loss give one line, never a metric."""
     for sequences, held_out_bytes, confidence, message in (
         (SEQUENCES[:0], 40, 1.0, "nothing to predict"),
         (SEQUENCES[:, :1], 40, 1.0, "nothing to predict"),

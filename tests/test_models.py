@@ -20,7 +20,7 @@ from bench.workload.models import (
     build_tokenizer,
     load_model,
     load_tokenizer,
-    skeleton,
+    meta_model,
 )
 
 FOLDER = Path(__file__).parent.parent / "conf" / "model"
@@ -76,7 +76,7 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
 def test_the_architecture_has_the_published_number_of_parameters(name: str) -> None:
     """Each YAML describes the model whose name it bears, to the last parameter, without using memory."""
-    model = skeleton(read_yaml(name))
+    model = meta_model(read_yaml(name))
     assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED_PARAMETERS[name]
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
@@ -87,14 +87,14 @@ def test_each_model_file_is_complete(path: Path) -> None:
     config = read_yaml(path.stem, **({"path": "some/model"} if path.stem == "pretrained" else {}))
     assert config.name == path.stem
     if config.source == ModelSource.config:
-        size = sum(parameter.numel() for parameter in skeleton(config).parameters())
+        size = sum(parameter.numel() for parameter in meta_model(config).parameters())
         assert config.dtype == (Dtype.bfloat16 if size > 1e9 else Dtype.float32)
         assert len(load_tokenizer(config)) <= config.settings["vocab_size"]
 
 
 def test_the_tiny_model_is_tiny() -> None:
     """The default model stays small enough for tests, yet is no toy: grouped queries and a vocabulary of its own."""
-    model = skeleton(read_yaml("tiny"))
+    model = meta_model(read_yaml("tiny"))
     assert sum(parameter.numel() for parameter in model.parameters()) == 5_048_576
     assert model.config.num_key_value_heads < model.config.num_attention_heads
 
@@ -129,10 +129,10 @@ def test_a_model_comes_as_configured(attention: Attention) -> None:
 
 
 def test_a_saved_model_comes_back(checkpoint: Path) -> None:
-    """A local folder gives the same weights, the same skeleton and its own tokenizer."""
+    """A local folder gives the same weights, the same meta_model and its own tokenizer."""
     original, loaded = load_model(llama(), "cpu", seed=0), load_model(saved(checkpoint), "cpu", seed=5)
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in original.state_dict().items())
-    shapes = {name: parameter.shape for name, parameter in skeleton(saved(checkpoint)).named_parameters()}
+    shapes = {name: parameter.shape for name, parameter in meta_model(saved(checkpoint)).named_parameters()}
     assert shapes == {name: parameter.shape for name, parameter in loaded.named_parameters()}
     assert load_tokenizer(saved(checkpoint)).get_vocab() == load_tokenizer(llama()).get_vocab()
 
@@ -177,7 +177,7 @@ def flash_without_package(folder: Path) -> ModelConfig:
 def test_what_is_no_model_is_said_in_one_line(config: Any, message: str, tmp_path: Path) -> None:
     """Each way to get a model wrong gives one line that names the model and the cause, before anything is built."""
     with pytest.raises(ModelError, match=message) as caught:
-        skeleton(config(tmp_path))
+        meta_model(config(tmp_path))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("model '")
     assert len(str(caught.value)) < 400
@@ -188,7 +188,7 @@ def test_a_kernel_that_is_not_installed_is_an_error() -> None:
     if torch.cuda.is_available():
         pytest.skip("the kernel may be here")
     with pytest.raises(ModelError, match=r"choose another model\.attention"):
-        skeleton(flash_without_package(Path()))
+        meta_model(flash_without_package(Path()))
 
 
 def test_code_of_a_checkpoint_is_never_run(checkpoint: Path) -> None:

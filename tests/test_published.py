@@ -13,7 +13,7 @@ from rich.console import Console
 from bench.config.groups import options
 from bench.errors import UsageError
 from bench.records.cell import Cell
-from bench.records.record import MERGED, UNMERGED, Reading, Record, Status
+from bench.records.record import MERGED, UNMERGED, Measurement, Record, Status
 from bench.report.published import published, published_grids
 from bench.report.render import print_table, render
 from tests.fakes import known, make_cell, make_record, pairs_at
@@ -90,7 +90,7 @@ def test_an_order_is_told_only_where_intervals_tell_it() -> None:
 
 def test_a_study_whose_published_table_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """In one line that names the place, before anything runs."""
-    wrong = "study: {published: [{source: a, measured: b, figure: c, reference: control, rows: [{method: lora}]}]}"
+    wrong = "study: {published: [{source: a, measured: b, metric: c, reference: control, rows: [{method: lora}]}]}"
     monkeypatch.setattr("bench.report.published.yaml.safe_load", lambda _: yaml.load(wrong, yaml.SafeLoader))
     with pytest.raises(UsageError, match=r"published\.0\.rows\.0\.value"):
         published("training")
@@ -101,7 +101,7 @@ def test_a_figure_over_that_of_another_method() -> None:
 
     def trained(method: str, peak: int, **changes: object) -> Record:
         made = make_cell(method, None, model="llama-3.1-8b")
-        return known(made, [Reading("train_peak_bytes", peak, UNMERGED)], study="training", **changes)
+        return known(made, [Measurement("train_peak_bytes", peak, UNMERGED)], study="training", **changes)
 
     both = [trained("full", 2000), trained("lora", 1500)]
     found = {grid.title: grid.rows for grid in published_grids(both)}
@@ -124,7 +124,7 @@ def test_what_differs_in_more_than_the_method_is_no_reference() -> None:
 
     def trained(method: str, dtype: str) -> Record:
         made = make_cell(method, None, dtype=dtype)
-        return known(made, [Reading("train_peak_bytes", 1000, UNMERGED)], study="training")
+        return known(made, [Measurement("train_peak_bytes", 1000, UNMERGED)], study="training")
 
     assert published_grids([trained("full", "float32"), trained("lora", "bfloat16")]) == []
 

@@ -33,12 +33,12 @@ def test_tables_are_generated_from_committed_records(folder: str, shown: str) ->
     assert shown.strip() == render(read_paths([ROOT / folder]), "md").decode().strip()
 
 
-RIVALS = re.findall(r"<!-- beside: (\S+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+REFERENCES = re.findall(r"<!-- beside: (\S+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize(("folder", "shown"), RIVALS, ids=[folder for folder, _ in RIVALS])
+@pytest.mark.parametrize(("folder", "shown"), REFERENCES, ids=[folder for folder, _ in REFERENCES])
 def test_comparisons_are_generated_from_committed_records(folder: str, shown: str) -> None:
-    """Of the rendering of such records, the part that puts methods beside their rivals, or beside what is published."""
+    """Of the rendering of such records, the part that puts methods beside their references, or beside what is published."""
     whole = render(read_paths([ROOT / folder]), "md").decode()
     assert shown.strip() == whole[whole.index("**beside") :].strip()
 
@@ -87,7 +87,7 @@ def test_forecasts_are_what_the_command_says(arguments: str, shown: str) -> None
 def test_the_readme_shows_a_table() -> None:
     """The marks are still there, so that the tests above check something."""
     assert TABLES
-    assert len(RIVALS) == 2
+    assert len(REFERENCES) == 2
     assert CLAIMS
     assert FORECASTS
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.errors import UsageError
-from bench.gate.baseline import Baseline, keep, load_baseline, make_baseline, save_baseline
+from bench.gate.baseline import Baseline, load_baseline, make_baseline, save_baseline, summarize
 from bench.gate.compare import check_cell, partner, worst
 from bench.gate.report import github_annotations, print_checked, print_conclusion, write_junit
 from bench.gate.rerun import check_again, check_against, status_of
 from bench.gate.rule import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 from bench.records.cell import OURS, Cell
-from bench.records.record import CONTROL, UNMERGED, Reading, Record, Status
+from bench.records.record import CONTROL, UNMERGED, Measurement, Record, Status
 from bench.records.store import Store
 from tests.fakes import known, make_cell, make_record, pairs_at, resolved
 
@@ -41,13 +41,13 @@ def around(center: float, width: float = 1.0) -> list[float]:
 def record(
     center: float = 0.0, *, width: float = 1.0, products: int = 49, cell: Cell | None = None, **changes: object
 ) -> Record:
-    """LoRA's record with one latency and two exact figures."""
-    readings = [
-        Reading("decode_matmuls", products, UNMERGED, 1, 128),
-        Reading("decode_matmuls", 33, CONTROL, 1, 128),
-        Reading("loss", 8.0 + center, UNMERGED),
+    """LoRA's record with one latency and two exact metrics."""
+    measurements = [
+        Measurement("decode_matmuls", products, UNMERGED, 1, 128),
+        Measurement("decode_matmuls", 33, CONTROL, 1, 128),
+        Measurement("loss", 8.0 + center, UNMERGED),
     ]
-    return known(cell or make_cell(), readings, pairs_at(around(center, width)), **changes)
+    return known(cell or make_cell(), measurements, pairs_at(around(center, width)), **changes)
 
 
 @pytest.mark.parametrize(
@@ -121,12 +121,12 @@ def test_false_alarms_and_detections_by_simulation() -> None:
 
 
 def verdicts(kept: Record, now: Record | None, **options: object) -> dict[str, Verdict]:
-    checked = check_cell(keep(kept), now, options.pop("threshold", None), **options)  # type: ignore[arg-type]
-    return {f"{one.figure} {one.place}": one.verdict for one in checked}
+    checked = check_cell(summarize(kept), now, options.pop("threshold", None), **options)  # type: ignore[arg-type]
+    return {f"{one.metric} {one.place}": one.verdict for one in checked}
 
 
 def test_the_same_run_passes_whole() -> None:
-    """Every figure, and figures with noise of their own, such as a loss, are not among them."""
+    """Every metric, and metrics with noise of their own, such as a loss, are not among them."""
     found = verdicts(record(), record())
     assert found == {
         "decode_matmuls unmerged, 1 × 128": Verdict.PASSED,
@@ -164,8 +164,8 @@ def test_our_files_grow_with_the_format_of_peft(implementation: str, peft: str, 
     cell = dataclasses.replace(make_cell(), implementation=implementation)
 
     def of_size(size: int, version: str) -> Record:
-        readings = [Reading("checkpoint_bytes", size, UNMERGED)]
-        return known(cell, readings, pairs_at(around(0.0)), versions={"torch": "2.13.0", "peft": version})
+        measurements = [Measurement("checkpoint_bytes", size, UNMERGED)]
+        return known(cell, measurements, pairs_at(around(0.0)), versions={"torch": "2.13.0", "peft": version})
 
     found = verdicts(of_size(1000, "0.21.2"), of_size(1010, peft))
     assert found["checkpoint_bytes unmerged"] is verdict
@@ -182,8 +182,8 @@ def test_our_files_grow_with_the_format_of_peft(implementation: str, peft: str, 
     ],
 )
 def test_what_can_not_be_compared_is_named(now: Record | None, told: str) -> None:
-    """Another dtype, other shapes or another minor version of torch: one line that names it, whatever the figures."""
-    (one,) = check_cell(keep(record()), now, None)
+    """Another dtype, other shapes or another minor version of torch: one line that names it, whatever the metrics."""
+    (one,) = check_cell(summarize(record()), now, None)
     assert one.verdict is Verdict.INCOMPARABLE
     assert told in str(one.reason)
 
@@ -220,22 +220,22 @@ def test_ranks_that_training_decides_may_differ_elsewhere() -> None:
 
     def ranked(most: int, **changes: object) -> Record:
         one = record(cell=make_cell("adalora"), **changes)
-        return dataclasses.replace(one, readings=(*one.readings, Reading("rank_most", most, UNMERGED)))
+        return dataclasses.replace(one, measurements=(*one.measurements, Measurement("rank_max", most, UNMERGED)))
 
     here, there = ranked(12), ranked(12, machine={"processor": "another"})
-    key = "rank_most unmerged"
+    key = "rank_max unmerged"
     assert verdicts(here, ranked(11))[key] is Verdict.REGRESSED
     assert verdicts(there, ranked(11))[key] is Verdict.INCOMPARABLE
 
 
 def test_nothing_checked_is_not_known() -> None:
-    """A baseline of cells without figures passes nothing."""
+    """A baseline of cells without metrics passes nothing."""
     assert status_of([], strict=False) == 3
 
 
 def test_a_cell_that_failed_is_a_regression() -> None:
     """It ran when the baseline was made."""
-    (one,) = check_cell(keep(record()), make_record(make_cell(), status=Status.OOM), None)
+    (one,) = check_cell(summarize(record()), make_record(make_cell(), status=Status.OOM), None)
     assert one.verdict is Verdict.REGRESSED
     assert "oom" in str(one.reason)
 
@@ -247,8 +247,8 @@ def test_one_process_can_not_be_judged() -> None:
 
 
 def test_what_is_no_longer_measured_is_a_regression() -> None:
-    """A gate must not pass because a figure went away."""
-    found = verdicts(record(), dataclasses.replace(record(), readings=(), pairs=()))
+    """A gate must not pass because a metric went away."""
+    found = verdicts(record(), dataclasses.replace(record(), measurements=(), pairs=()))
     assert set(found.values()) == {Verdict.REGRESSED}
 
 
@@ -263,7 +263,7 @@ def test_adding_a_copy_changes_no_verdict() -> None:
 
 def test_partner_is_the_latest_that_is_comparable() -> None:
     """Never the baseline's own record, which would always pass; measured with more or fewer pairs it is still it."""
-    kept = keep(record())
+    kept = summarize(record())
     closer = make_cell()
     work = {**closer.config["workload"], "phases": ["prefill", "decode"]}
     more = {"precision": {"name": "strict", "processes": 8}, "workload": work}
@@ -276,7 +276,7 @@ def test_partner_is_the_latest_that_is_comparable() -> None:
 
 def test_partner_is_the_nearest_of_the_method() -> None:
     """Where none is comparable the one most like it is named; one of another method never."""
-    kept = keep(record())
+    kept = summarize(record())
     near, far = record(cell=make_cell(train_length=64)), record(cell=make_cell(train_length=64, dtype="bfloat16"))
     assert partner(kept, [far, near]) is near
     assert partner(kept, [make_record(make_cell("adapter", 16))]) is None
@@ -350,14 +350,14 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_a_baseline_comes_back_as_it_was(tmp_path: Path) -> None:
-    """Written and read, it is equal; it keeps each process's log-ratio and every exact figure."""
+    """Written and read, it is equal; it keeps each process's log-ratio and every exact metric."""
     baseline = make_baseline("main", [record()])
     save_baseline(tmp_path, baseline, replace=False)
     found = load_baseline(tmp_path, "main")
     assert found == baseline
     (latency,) = found.cells[0].latencies
     assert latency.log_ratios == pytest.approx(SPREAD)
-    assert {reading.figure for reading in found.cells[0].exact} == {"decode_matmuls"}
+    assert {reading.metric for reading in found.cells[0].exact} == {"decode_matmuls"}
 
 
 def test_a_baseline_is_not_overwritten(tmp_path: Path) -> None:
@@ -447,7 +447,7 @@ def _calm(cell: Cell) -> dict[str, object]:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_junit_is_valid(tmp_path: Path, strict: bool) -> None:
-    """By the schema, with a case a figure; what regressed failed, what is not known is skipped or, strictly, failed."""
+    """By the schema, with a case a metric; what regressed failed, what is not known is skipped or, strictly, failed."""
     path = tmp_path / "gate.xml"
     checked = check_against(base(), everything(), None)
     write_junit(checked, "main", strict, path)

@@ -1,4 +1,4 @@
-"""A method beside its rival: what the comparison says of records whose truth is known."""
+"""A method beside its reference: what the comparison says of records whose truth is known."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from bench.records import stats
-from bench.records.cell import Cell, Rival
-from bench.records.record import RIVAL, TRAIN, UNMERGED, Pairs, Reading, Record, Status
+from bench.records.cell import Cell, Reference
+from bench.records.record import REFERENCE, TRAIN, UNMERGED, Measurement, Pairs, Record, Status
 from bench.records.store import read_paths
 from bench.report.comparison import grids
 from bench.report.frame import frame
-from bench.report.head_to_head import added_decode, decode, memory, prefill, rival_grids, speed
+from bench.report.head_to_head import added_decode, decode, memory, prefill, reference_tables, speed
 from tests.fakes import make_cell, make_record
 
 ROOT = Path(__file__).parent.parent
 POINT = (1, 128)
-PEFT = Rival("lora", "peft", 8)
+PEFT = Reference("lora", "peft", 8)
 
 
 def pairs(phase: str, arm: str, ratios: list[float], point: tuple[int, int] = POINT) -> list[Pairs]:
@@ -36,21 +36,26 @@ def pairs(phase: str, arm: str, ratios: list[float], point: tuple[int, int] = PO
 
 def record(cell: Cell | None = None, **of: list[float]) -> Record:
     """A record whose processes have the ratios given for ours, theirs and training steps."""
-    cell = dataclasses.replace(cell or make_cell(), rival=PEFT)
-    cell = dataclasses.replace(cell, config={**cell.config, "rival": dict(cell.config["method"])})
+    cell = dataclasses.replace(cell or make_cell(), reference=PEFT)
+    cell = dataclasses.replace(cell, config={**cell.config, "reference": dict(cell.config["method"])})
     made = make_record(cell)
     ours, theirs, train = (of.get(name, [1.0, 1.0]) for name in ("ours", "theirs", "train"))
     timed = [
         p
         for phase in ("prefill", "decode")
-        for arm, r in ((UNMERGED, ours), (RIVAL, theirs))
+        for arm, r in ((UNMERGED, ours), (REFERENCE, theirs))
         for p in pairs(phase, arm, r)
     ]
-    mine = {reading.figure: reading for reading in made.readings if reading.state == UNMERGED}
+    mine = {reading.metric: reading for reading in made.measurements if reading.state == UNMERGED}
     peak = dataclasses.replace(mine["train_peak_bytes"], value=1000) if "train_peak_bytes" in mine else None
-    readings = [r for r in made.readings if r.figure != "train_peak_bytes"]
-    readings += [peak or Reading("train_peak_bytes", 1000, UNMERGED), Reading("train_peak_bytes", 1250, RIVAL)]
-    return dataclasses.replace(made, readings=tuple(readings), pairs=(*timed, *pairs(TRAIN, UNMERGED, train, (4, 128))))
+    measurements = [r for r in made.measurements if r.metric != "train_peak_bytes"]
+    measurements += [
+        peak or Measurement("train_peak_bytes", 1000, UNMERGED),
+        Measurement("train_peak_bytes", 1250, REFERENCE),
+    ]
+    return dataclasses.replace(
+        made, measurements=tuple(measurements), pairs=(*timed, *pairs(TRAIN, UNMERGED, train, (4, 128)))
+    )
 
 
 def test_ratios_are_ours_over_the_rivals() -> None:
@@ -78,7 +83,7 @@ def test_processes_are_paired() -> None:
 
 
 def test_added_latency_is_a_ratio_of_what_each_adds() -> None:
-    """6% added against 20% is 0.3, and blank where the rival adds nothing that could be told from noise."""
+    """6% added against 20% is 0.3, and blank where the reference adds nothing that could be told from noise."""
     found = added_decode(record(ours=[1.06, 1.061, 1.059], theirs=[1.2, 1.201, 1.199]), POINT)
     assert found is not None
     assert found.estimate == pytest.approx(0.3, rel=1e-3)
@@ -114,36 +119,36 @@ def test_the_grid_marks_where_ours_is_ahead() -> None:
     noisy = [math.exp(rng.gauss(0, 0.05)) for _ in range(6)]
     ahead = record(ours=[1.05, 1.051, 1.049], theirs=[1.2, 1.2, 1.2], train=[0.9, 0.901, 0.899])
     level = record(make_cell("adapter", 16), ours=noisy, theirs=noisy[::-1], train=noisy)
-    (grid,) = rival_grids([ahead, level])
+    (grid,) = reference_tables([ahead, level])
     assert [row[0] for row in grid.rows] == ["adapter 16", "lora 8"]
-    assert "adapter 16: the rival is lora (peft) 8" in grid.footnotes
+    assert "adapter 16: the reference is lora (peft) 8" in grid.footnotes
     assert {(row, column) for row, column in grid.best if row == 1} == {(1, column) for column in range(1, 6)}
     assert {(row, column) for row, column in grid.best if row == 0} == {(0, 2)}  # memory has no noise
     assert grid.rows[1][1].startswith("1.111")
     assert grid.rows[1][5].startswith("0.25 (0.2")
-    assert any("its rival None" in note for note in grid.footnotes)  # nothing was read of what the fake one trains
+    assert any("its reference None" in note for note in grid.footnotes)  # nothing was read of what the fake one trains
 
 
 def test_a_cell_that_ended_badly_is_not_compared() -> None:
     """What a cell timed before it failed is no comparison: the interval would be over whatever there was."""
-    assert rival_grids([dataclasses.replace(record(), status=Status.TIMEOUT, reason="too long")]) == []
+    assert reference_tables([dataclasses.replace(record(), status=Status.TIMEOUT, reason="too long")]) == []
 
 
 def test_the_rival_has_a_row_of_its_own() -> None:
-    """In the table and in the exported frame the rival is a method like any other, with its own name."""
+    """In the table and in the exported frame the reference is a method like any other, with its own name."""
     one = record(ours=[1.05, 1.06], theirs=[1.2, 1.21])
     (grid,) = grids([one], ("decode_ratio",))
-    rows = {row[0]: row for row in grid.rows if row[2] == RIVAL}
+    rows = {row[0]: row for row in grid.rows if row[2] == REFERENCE}
     assert list(rows) == ["lora (peft)"]
     table = frame([one])
-    theirs = table[table["state"] == RIVAL].iloc[0]
+    theirs = table[table["state"] == REFERENCE].iloc[0]
     assert (theirs["method"], theirs["implementation"], theirs["train_peak_bytes"]) == ("lora", "peft", 1250)
     assert theirs["decode_ratio"] == pytest.approx(math.sqrt(1.2 * 1.21))
 
 
 def test_records_without_a_rival_make_no_grid() -> None:
     """Nothing is compared where nothing was measured beside."""
-    assert rival_grids([make_record(make_cell())]) == []
+    assert reference_tables([make_record(make_cell())]) == []
 
 
 def sweep(folder: Path, *arguments: str) -> Record:
@@ -160,17 +165,17 @@ def sweep(folder: Path, *arguments: str) -> Record:
 @pytest.mark.parametrize("sharing", ["copy", "share"])
 @pytest.mark.parametrize("names", [("lora", "peft_lora"), ("prompt_tuning", "full")])
 def test_a_real_cell_measures_both(names: tuple[str, str], sharing: str, tmp_path: Path) -> None:
-    """Figures of both sides, training steps of one against the other, and latency of both against the control: whether
+    """Metrics of both sides, training steps of one against the other, and latency of both against the control: whether
     the arms have weights of their own or share them, of which one side may train what the other freezes."""
-    found = sweep(tmp_path, f"method={names[0]}", f"method@rival={names[1]}", f"device.sharing={sharing}")
-    known = {(reading.figure, reading.state) for reading in found.readings}
-    for figure in ("trained_parameters", "train_peak_bytes", "checkpoint_bytes", "decode_matmuls", "cache_length"):
-        assert {(figure, UNMERGED), (figure, RIVAL)} <= known
+    found = sweep(tmp_path, f"method={names[0]}", f"method@reference={names[1]}", f"device.sharing={sharing}")
+    known = {(reading.metric, reading.state) for reading in found.measurements}
+    for metric in ("trained_parameters", "train_peak_bytes", "checkpoint_bytes", "decode_matmuls", "cache_length"):
+        assert {(metric, UNMERGED), (metric, REFERENCE)} <= known
     timed = {(pairs.phase, pairs.arm) for pairs in found.pairs}
-    assert {(phase, arm) for phase in ("prefill", "decode") for arm in (UNMERGED, RIVAL)} < timed
+    assert {(phase, arm) for phase in ("prefill", "decode") for arm in (UNMERGED, REFERENCE)} < timed
     (train,) = [pairs for pairs in found.pairs if pairs.phase == TRAIN]
     assert (train.arm, train.batch_size, train.prompt_length) == (UNMERGED, 2, 128)
     assert {pairs.shared_weights for pairs in found.pairs} == {sharing == "share"}
-    assert {(missing.figure, missing.state) for missing in found.missing} >= {("rank_total", RIVAL)}
-    (grid,) = rival_grids([found])
+    assert {(missing.metric, missing.state) for missing in found.missing} >= {("rank_total", REFERENCE)}
+    (grid,) = reference_tables([found])
     assert all(grid.rows[0][:5])

@@ -20,15 +20,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from bench.config.schema import CacheKind, Execution, Runtime
 from bench.instruments import steps as steps_module
-from bench.instruments.card import Card, Nvml, remarks
-from bench.instruments.launches import joules_a_step, summed
+from bench.instruments.card import Card, Nvml, card_warnings
+from bench.instruments.launches import energy_per_step, summed
 from bench.instruments.steps import (
     CAPTURE_WARMUP,
-    MOST_STEPS,
+    MAX_STEPS,
     PHASES,
+    CapturedGraph,
     Decode,
     Prefill,
-    Replayed,
     capture_stream,
     compile_without_end,
 )
@@ -70,7 +70,7 @@ def test_every_method_decodes_on_a_static_cache(name: str, family: str) -> None:
     length = int(steps.cache.get_seq_length())
     torch.testing.assert_close(next_logits(steps, model), expected, atol=2e-5, rtol=1e-4)
     steps.reset()
-    steps.run(MOST_STEPS)
+    steps.run(MAX_STEPS)
     steps.reset()
     assert int(steps.cache.get_seq_length()) == length
     torch.testing.assert_close(next_logits(steps, model), expected, atol=2e-5, rtol=1e-4)
@@ -193,7 +193,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
 def test_a_graph_is_captured_once_and_replayed(cuda: FakeCuda) -> None:
     """Libraries get their workspaces before the capture; from then on only the replay runs."""
     seen: list[bool] = []
-    run = Replayed(lambda: seen.append(cuda.capturing))
+    run = CapturedGraph(lambda: seen.append(cuda.capturing))
     assert seen == [False] * CAPTURE_WARMUP + [True]
     run()
     run()
@@ -204,7 +204,7 @@ def test_a_capture_that_fails_is_a_row_with_its_reason(cuda: FakeCuda) -> None:
     """One line, which a skipped row shows: what went wrong, not that the capture was ended for it."""
     cuda.fails = RuntimeError("operation not permitted when stream is capturing\nmore lines")
     with pytest.raises(Unsupported, match=r"of a step: operation not permitted when stream is capturing$") as caught:
-        Replayed(lambda: None)
+        CapturedGraph(lambda: None)
     assert "\n" not in str(caught.value)
 
 
@@ -212,7 +212,7 @@ def test_out_of_memory_in_a_capture_is_out_of_memory(cuda: FakeCuda) -> None:
     """It is an outcome of its own, not a method that can't run in a graph."""
     cuda.fails = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError):
-        Replayed(lambda: None)
+        CapturedGraph(lambda: None)
 
 
 @torch.no_grad()
@@ -237,7 +237,7 @@ def test_what_was_tried_out_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> No
             step()
         return step
 
-    monkeypatch.setattr(steps_module, "Replayed", warmed)
+    monkeypatch.setattr(steps_module, "CapturedGraph", warmed)
     steps = Decode(build("llama"), tokens(), GRAPH)
     assert int(steps.cache.get_seq_length()) == tokens().shape[1]
 
@@ -297,9 +297,9 @@ def test_energy_is_that_of_many_steps() -> None:
         return 0.5
 
     steps = Burning()
-    assert joules_a_step(steps, MOST_STEPS, clock, lambda: used[0]) == pytest.approx(3.0)
-    assert steps.longest == MOST_STEPS
-    assert joules_a_step(steps, MOST_STEPS, clock, lambda: None) is None
+    assert energy_per_step(steps, MAX_STEPS, clock, lambda: used[0]) == pytest.approx(3.0)
+    assert steps.longest == MAX_STEPS
+    assert energy_per_step(steps, MAX_STEPS, clock, lambda: None) is None
 
 
 class FakeNvml:
@@ -339,7 +339,7 @@ class FakeNvml:
 def test_a_card_tells_what_its_driver_tells() -> None:
     """Units are converted, text decoded, and what is refused is unknown and stops nothing."""
     card = Nvml(FakeNvml(reasons=0x04), handle=None)
-    seen = card.look()
+    seen = card.snapshot()
     assert seen == Card(
         driver="580.1",
         sm_clock_mhz=1980,
@@ -353,15 +353,15 @@ def test_a_card_tells_what_its_driver_tells() -> None:
 
 def test_a_slowed_or_shared_card_is_remarked_on() -> None:
     """Idling and clocks that the user set are no fault; a thermal slowdown and a neighbour are."""
-    fine = Nvml(FakeNvml(reasons=0x03), None).look()
-    assert remarks([fine, fine]) == []
-    hot = Nvml(FakeNvml(reasons=0x60, processes=3), None).look()
-    told = remarks([fine, hot])
+    fine = Nvml(FakeNvml(reasons=0x03), None).snapshot()
+    assert card_warnings([fine, fine]) == []
+    hot = Nvml(FakeNvml(reasons=0x60, processes=3), None).snapshot()
+    told = card_warnings([fine, hot])
     assert told == [
         "the card was slowed down: software thermal slowdown, hardware thermal slowdown",
         "the card was shared with 2 other processes",
     ]
-    assert remarks([Card()]) == []
+    assert card_warnings([Card()]) == []
 
 
 @pytest.mark.gpu
@@ -376,7 +376,7 @@ def test_a_replayed_graph_computes_what_the_model_does(name: str) -> None:
     model = attached.model.eval()
     plain, graph = (Decode(model, tokens().cuda(), runtime) for runtime in (STATIC, GRAPH))
     for steps in (plain, graph):
-        steps.run(MOST_STEPS)
+        steps.run(MAX_STEPS)
         steps.reset()
         steps.run(4)
     for one, other in zip(plain.cache.layers, graph.cache.layers, strict=True):

@@ -14,26 +14,26 @@ from bench.claims.pairing import selects
 from bench.config.compose import compose_multirun
 from bench.config.schema import ADDED, Runtime, Workload
 from bench.errors import UsageError
-from bench.gate.baseline import keep
+from bench.gate.baseline import summarize
 from bench.gate.compare import check_cell
 from bench.gate.rule import Verdict
 from bench.records.cell import Cell
-from bench.records.conditions import context
+from bench.records.conditions import conditions
 from bench.records.record import Record
-from bench.records.results import Resolved
+from bench.records.results import CheckedCell
 from bench.records.store import Store
-from bench.worker.check import resolve_all
+from bench.worker.check import check_all
 from tests.fakes import make_cell, make_record
 
 WITHOUT_CARD = pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
 ROOT = Path(__file__).parent.parent
 
 
-def resolve(*arguments: str) -> list[Resolved]:
+def resolve(*arguments: str) -> list[CheckedCell]:
     (sweep,) = compose_multirun(list(arguments))
-    found = resolve_all(sweep.cells, str)
+    found = check_all(sweep.cells, str)
     assert not [line for line in found if isinstance(line, str)], found
-    return [item for item in found if isinstance(item, Resolved)]
+    return [item for item in found if isinstance(item, CheckedCell)]
 
 
 def given(path: str, value: Any) -> Cell:
@@ -62,8 +62,8 @@ def test_another_value_is_another_cell_that_is_not_compared(path: str) -> None:
     """It changes the identity, the context of tables and claims, and what a baseline may be held against."""
     before, other = make_record(make_cell()), make_record(given(path, "something else"))
     assert other.cell_id != before.cell_id
-    assert context(other) != context(before)
-    (checked,) = check_cell(keep(before), other, None)
+    assert conditions(other) != conditions(before)
+    (checked,) = check_cell(summarize(before), other, None)
     assert checked.verdict is Verdict.INCOMPARABLE
     assert path in str(checked.reason)
 
@@ -112,7 +112,7 @@ def test_what_can_not_run_is_told_in_one_line(arguments: list[str], told: str) -
     """Before the first cell starts."""
     with pytest.raises(UsageError) as caught:
         (sweep,) = compose_multirun(["~study", "method=lora", *arguments])
-        for line in resolve_all(sweep.cells, str):
+        for line in check_all(sweep.cells, str):
             if isinstance(line, str):
                 raise UsageError(line)
     assert told in str(caught.value)

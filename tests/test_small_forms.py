@@ -15,7 +15,7 @@ from bench.report.published import published_grids
 ROOT = Path(__file__).parent.parent
 QUICK = (
     "precision.processes=2",
-    "precision.most_processes=0",
+    "precision.max_processes=0",
     "precision.pairs=1",
     "precision.warmup_steps=1",
     "precision.discarded_steps=0",
@@ -62,6 +62,6 @@ def test_the_headline_compiled(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (record,) = Store(tmp_path).read().values()
     assert record.cell.config["runtime"]["execution"] == "compile"
-    breaks = {r.state: r.value for r in record.readings if r.figure == "decode_graph_breaks"}
+    breaks = {r.state: r.value for r in record.measurements if r.metric == "decode_graph_breaks"}
     assert breaks == {"control": 0, "unmerged": 0, "merged": 0}
     assert {pairs.arm for pairs in record.pairs} == {"unmerged", "merged", "aa"}

@@ -95,7 +95,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 
 def test_seconds_are_the_median_of_medians() -> None:
-    """One slow block does not move a process, one slow process does not move the figure."""
+    """One slow block does not move a process, one slow process does not move the metric."""
     assert stats.seconds([[1.0, 1.0, 50.0], [2.0, 2.0, 2.0], [90.0, 90.0, 90.0]]) == 2.0
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bench.errors import UsageError
 from bench.records.cell import Cell
-from bench.records.record import SCHEMA_VERSION, Missing, Pairs, Reading, Record, Status
+from bench.records.record import SCHEMA_VERSION, Measurement, Missing, Pairs, Record, Status
 from bench.records.store import Store, read_paths, read_record
 from tests.fakes import make_cell, make_record
 
@@ -39,8 +39,8 @@ CELLS = st.builds(
     config=SETTINGS,
 )
 READINGS = st.builds(
-    Reading,
-    figure=st.text(),
+    Measurement,
+    metric=st.text(),
     value=FINITE | st.integers(),
     state=st.text(),
     batch_size=st.none() | COUNTS,
@@ -77,7 +77,7 @@ def any_record(draw: st.DrawFn) -> Record:
         status=draw(st.sampled_from(Status)),
         reason=draw(st.none() | st.text()),
         cell=cell,
-        readings=tuple(draw(st.lists(READINGS, max_size=4))),
+        measurements=tuple(draw(st.lists(READINGS, max_size=4))),
         missing=tuple(draw(st.lists(st.builds(Missing, st.text(), st.text(), st.text()), max_size=3))),
         pairs=tuple(draw(st.lists(any_pairs(), max_size=3))),
         notes=tuple(draw(st.lists(st.text(), max_size=3))),
@@ -109,12 +109,12 @@ def test_text_that_is_no_unicode_can_be_read_again(tmp_path: Path) -> None:
 Spoil = Callable[[dict[str, Any]], object]
 SPOILT: dict[str, Spoil] = {
     "unknown key": lambda raw: raw.update(colour="red"),
-    "unknown key of a reading": lambda raw: raw["readings"][0].update(colour="red"),
+    "unknown key of a reading": lambda raw: raw["measurements"][0].update(colour="red"),
     "unknown key of the cell": lambda raw: raw["cell"].update(colour="red"),
     "missing key": lambda raw: raw.pop("status"),
     "wrong type": lambda raw: raw.update(seconds="1.5"),
-    "wrong type of a reading": lambda raw: raw["readings"][0].update(value="12"),
-    "figure that is no number": lambda raw: raw["readings"][0].update(value=float("nan")),
+    "wrong type of a reading": lambda raw: raw["measurements"][0].update(value="12"),
+    "metric that is no number": lambda raw: raw["measurements"][0].update(value=float("nan")),
     "blocks without a partner": lambda raw: raw["pairs"][0]["arm_seconds"].pop(),
     "no blocks": lambda raw: raw["pairs"][0].update(arm_seconds=[], control_seconds=[], control_first=[]),
     "block that took no time": lambda raw: operator.setitem(raw["pairs"][0]["arm_seconds"], 0, 0.0),
@@ -178,7 +178,7 @@ def test_bytes_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
 def test_a_figure_that_is_no_number_is_not_written(tmp_path: Path, value: float) -> None:
     """JSON has no NaN: the record is refused, and neither it nor a temporary file is left."""
     record = make_record(make_cell())
-    spoilt = dataclasses.replace(record, readings=(Reading("loss", value, "unmerged"),))
+    spoilt = dataclasses.replace(record, measurements=(Measurement("loss", value, "unmerged"),))
     with pytest.raises(ValueError):  # in json's own words
         Store(tmp_path).write(spoilt)
     assert list(tmp_path.iterdir()) == []

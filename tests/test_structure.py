@@ -39,7 +39,7 @@ def test_parallel_products_are_one_deep() -> None:
 def test_longest_chains_of_operations_and_products_may_be_different_paths() -> None:
     """Four additions beside two products: one chain of five operations, another of two products."""
     counted = count(lambda: (X + 1 + 1 + 1 + 1) + X @ X @ X)
-    assert (counted.chain, counted.matmul_chain, counted.operations) == (5, 2, 7)
+    assert (counted.critical_path, counted.critical_path_matmuls, counted.operations) == (5, 2, 7)
 
 
 def test_views_and_allocations_are_free_and_carry_depth() -> None:
@@ -70,7 +70,7 @@ def test_in_place_writes_deepen_what_shares_the_storage() -> None:
         torch.mm(X, X, out=y)
         y @ X
 
-    assert (count(in_place).operations, count(in_place).chain) == (3, 3)
+    assert (count(in_place).operations, count(in_place).critical_path) == (3, 3)
     assert count(out) == Structure(2, 2, 2, 2, 2 * PRODUCT_FLOPS)
 
 
@@ -82,9 +82,9 @@ def test_tensors_in_lists_are_inputs() -> None:
         torch._foreach_add_([y, X.clone()], 1)
         y @ X
 
-    assert count(lambda: torch.cat([X, X @ X])).chain == 2
-    assert count(lambda: torch.stack([X + 1, (X + 1) * 2])).chain == 3
-    assert count(foreach).chain == 3
+    assert count(lambda: torch.cat([X, X @ X])).critical_path == 2
+    assert count(lambda: torch.stack([X + 1, (X + 1) * 2])).critical_path == 3
+    assert count(foreach).critical_path == 3
 
 
 def test_dead_branches_count_but_do_not_lengthen_others() -> None:
@@ -138,7 +138,7 @@ def test_attention_is_one_product_whatever_runs_it(backend: SDPBackend, masked: 
             lambda: scaled_dot_product_attention(query, key, value=key, attn_mask=mask, enable_gqa=grouped) + 1
         )
     flops = 2 * (2 * 4) * 3 * 5 * (8 + 8)
-    assert counted == Structure(operations=2, matmuls=1, chain=2, matmul_chain=1, flops=flops)
+    assert counted == Structure(operations=2, matmuls=1, critical_path=2, critical_path_matmuls=1, flops=flops)
 
 
 def test_four_bit_products_count_like_full_ones() -> None:
@@ -146,7 +146,7 @@ def test_four_bit_products_count_like_full_ones() -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     layer = bitsandbytes.nn.Linear4bit(128, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to("cpu")
     counted = count(lambda: layer.eval()(torch.ones(3, 128)))
-    assert (counted.matmuls, counted.matmul_chain, counted.flops) == (1, 1, 2 * 3 * 128 * 64)
+    assert (counted.matmuls, counted.critical_path_matmuls, counted.flops) == (1, 1, 2 * 3 * 128 * 64)
 
 
 PROMPT = 8
@@ -191,7 +191,7 @@ def test_a_llama_has_the_structure_of_its_formula(padded: bool) -> None:
     """L layers of q, k, v, attention, o, gate, up, down and a head: 8L + 1 products, 5L + 1 of them in a row."""
     prefill, decode = llama_structures(torch.no_grad, padded=padded)
     for counted in (prefill, decode):
-        assert (counted.matmuls - rotary_structure(1).matmuls, counted.matmul_chain) == (33, 21)
+        assert (counted.matmuls - rotary_structure(1).matmuls, counted.critical_path_matmuls) == (33, 21)
     layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128  # q and o, k and v, gate, up and down
     expected = 2 * 2 * (4 * (layer + 2 * (PROMPT + 1) * 64) + 64 * 128)
     assert decode.flops - rotary_structure(1).flops == expected
@@ -201,11 +201,15 @@ def test_a_llama_has_the_structure_of_its_formula(padded: bool) -> None:
 
 @pytest.mark.parametrize("context", [torch.inference_mode, torch.enable_grad])
 def test_structure_does_not_depend_on_autograd(context: Callable[[], AbstractContextManager[object]]) -> None:
-    """All figures of prefill and decode are the same with autograd and in inference mode as under ``no_grad``."""
+    """All metrics of prefill and decode are the same with autograd and in inference mode as under ``no_grad``."""
     assert llama_structures(context) == llama_structures(torch.no_grad)
 
 
 def test_products_need_no_data() -> None:
     """Fake tensors give the same products and FLOPs; not operations, as transformers reads whether it needs a mask."""
     for fake, real in zip(llama_structures(FakeTensorMode), llama_structures(torch.no_grad), strict=True):
-        assert (fake.matmuls, fake.matmul_chain, fake.flops) == (real.matmuls, real.matmul_chain, real.flops)
+        assert (fake.matmuls, fake.critical_path_matmuls, fake.flops) == (
+            real.matmuls,
+            real.critical_path_matmuls,
+            real.flops,
+        )

@@ -59,20 +59,20 @@ def test_merged_lora_is_the_base_model(phase: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "matmuls", "chain"),
+    ("method", "matmuls", "critical_path"),
     [(Lora(rank=4), 4, 1), (Lora(rank=4, targets=("all-linear",)), 14, 4), (Adapter(bottleneck=4), 4, 4)],
 )
 def test_products_that_a_method_adds_to_each_layer(method: Method, matmuls: int, chain: int) -> None:
     """LoRA: two for each target, and one to the chain for each stage that has one; adapters: four, all in the chain."""
     base, found = structure(llama(), "decode"), structure(attached(method), "decode")
-    added = (found.matmuls - base.matmuls, found.matmul_chain - base.matmul_chain)
+    added = (found.matmuls - base.matmuls, found.critical_path_matmuls - base.critical_path_matmuls)
     assert added == (matmuls * LAYERS, chain * LAYERS)
 
 
 def test_adapters_are_serial_work() -> None:
     """Each layer's four extra products follow one another: products and chain grow by the same number."""
     base, adapted = structure(llama(), "decode"), structure(attached(Adapter(bottleneck=4)), "decode")
-    assert adapted.matmuls - base.matmuls == adapted.matmul_chain - base.matmul_chain == 4 * LAYERS
+    assert adapted.matmuls - base.matmuls == adapted.critical_path_matmuls - base.critical_path_matmuls == 4 * LAYERS
 
 
 def positions(method: Method, inside: Callable[[torch.nn.Module], torch.nn.Module]) -> tuple[list[int], int]:

@@ -20,10 +20,10 @@ from rich.console import Console
 from bench.errors import UsageError
 from bench.records.cell import Cell
 from bench.records.record import AA, Pairs, Record, Status
-from bench.records.results import Resolved
+from bench.records.results import CheckedCell
 from bench.records.store import Store, read_record
 from bench.runner.progress import Progress
-from bench.runner.stopping import enough
+from bench.runner.stopping import should_stop
 from bench.runner.sweep import Summary, run_sweep
 from tests.children import marked, wait_until
 from tests.fakes import FakeMeasure, make_cell, make_record, pairs_at, resolved
@@ -35,7 +35,7 @@ METHODS = ("full", "lora", "adapter")
 def sweep(
     folder: Path,
     measure: FakeMeasure,
-    items: Sequence[Resolved] | None = None,
+    items: Sequence[CheckedCell] | None = None,
     *,
     fresh: bool = False,
     deadline: float | None = None,
@@ -151,7 +151,7 @@ def test_failures_of_an_earlier_run_are_replaced_not_added(tmp_path: Path) -> No
 
 
 def test_a_figure_that_is_no_number_fails_its_cell_alone(tmp_path: Path) -> None:
-    """NaN can't be stored: its cell is recorded as failed, with a reason and without figures, and the others run."""
+    """NaN can't be stored: its cell is recorded as failed, with a reason and without metrics, and the others run."""
     summary = sweep(tmp_path, FakeMeasure(not_numbers=frozenset({"lora"})))
     stored = {r.cell.method: r for r in Store(tmp_path).read().values()}
     assert {method: r.status for method, r in stored.items()} == {
@@ -160,13 +160,13 @@ def test_a_figure_that_is_no_number_fails_its_cell_alone(tmp_path: Path) -> None
         "adapter": Status.OK,
     }
     assert stored["lora"].reason
-    assert (stored["lora"].readings, stored["lora"].pairs) == ((), ())
+    assert (stored["lora"].measurements, stored["lora"].pairs) == ((), ())
     assert [r.cell.method for r in summary.failed] == ["lora"]
 
 
 def test_a_cell_that_can_not_be_run_is_recorded_and_not_measured(tmp_path: Path) -> None:
     """A skip that was known beforehand costs nothing, has its reason in a record and is no failure."""
-    items = [*resolved("full"), Resolved(make_cell("lora"), skip="it does not fit")]
+    items = [*resolved("full"), CheckedCell(make_cell("lora"), skip="it does not fit")]
     measure = FakeMeasure()
     summary = sweep(tmp_path, measure, items)
     assert measure.measured == ["full"]
@@ -327,12 +327,12 @@ def test_a_sweep_ends_with_its_table(resumed: Resumed) -> None:
 def test_records_of_a_sweep_have_the_figures(resumed: Resumed) -> None:
     """A real record holds what its method promises: trained parameters by formula, each state, pairs of each arm."""
     lora = records(resumed.folder)["lora"]
-    readings = {(r.figure, r.state): r.value for r in lora.readings}
+    measurements = {(r.metric, r.state): r.value for r in lora.measurements}
     # two layers, q [32 -> 32] and v [32 -> 16], rank 2
-    assert readings["trained_parameters", "unmerged"] == 2 * 2 * ((32 + 32) + (32 + 16))
+    assert measurements["trained_parameters", "unmerged"] == 2 * 2 * ((32 + 32) + (32 + 16))
     assert {p.arm for p in lora.pairs} == {"unmerged", "merged", "aa"}
     assert {p.phase for p in lora.pairs} == {"prefill", "decode"}
-    assert {r.state for r in lora.readings} == {"control", "unmerged", "merged"}
+    assert {r.state for r in lora.measurements} == {"control", "unmerged", "merged"}
     assert lora.reason is None
     assert lora.cell.size == 2
 
@@ -391,7 +391,7 @@ def replicated(spreads: Sequence[float], precision: dict[str, object]) -> int:
     """How many processes are run, when the first ones spread as given and all later ones not at all."""
     pairs: list[Pairs] = []
     for process in range(20):
-        if enough(process, pairs, precision):
+        if should_stop(process, pairs, precision):
             return process
         log = spreads[process] if process < len(spreads) else 0.0
         pairs.extend(pairs_at([log]))
@@ -411,5 +411,5 @@ def replicated(spreads: Sequence[float], precision: dict[str, object]) -> int:
 )
 def test_processes_are_added_until_the_interval_is_narrow(spreads: list[float], most: int, count: int) -> None:
     """Six where they agree, more where they do not, never more than may be; the A/A arm asks for none."""
-    precision = {"processes": 6, "most_processes": most, "margin": 0.03}
+    precision = {"processes": 6, "max_processes": most, "margin": 0.03}
     assert replicated(spreads, precision) == count

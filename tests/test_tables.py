@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.errors import UsageError
-from bench.records.record import CONTROL, MERGED, UNMERGED, Pairs, Reading, Record, Status
+from bench.records.record import CONTROL, MERGED, UNMERGED, Measurement, Pairs, Record, Status
 from bench.report.comparison import grids
 from bench.report.frame import frame
 from bench.report.labels import CORE, EXTRA, KEYS
@@ -30,7 +30,7 @@ PUBLIC = (
     "train_weights_bytes", "train_gradients_bytes", "train_optimizer_state_bytes", "train_other_bytes",
     "train_tokens_per_second", "prefill_seconds", "prefill_ratio", "prefill_ratio_low", "prefill_ratio_high",
     "decode_seconds", "decode_ratio", "decode_ratio_low", "decode_ratio_high", "processes", "cache_length",
-    "cache_bytes", "decode_operations", "decode_matmuls", "decode_chain", "decode_matmul_chain",
+    "cache_bytes", "decode_operations", "decode_matmuls", "decode_critical_path", "decode_critical_path_matmuls",
     "prefill_flops", "decode_flops", "merge_error", "loss_before", "loss_after",
 )  # fmt: skip
 """What CSV and Parquet promise; a name that goes from here breaks somebody's notebook."""
@@ -67,7 +67,7 @@ def test_columns_are_a_public_interface() -> None:
     )
     adapter = next(row for row in rows if row["method"] == "adapter")
     assert adapter["train_peak_bytes"] == ""
-    reading = next(r.value for r in records[1].readings if r.figure == "checkpoint_bytes")
+    reading = next(r.value for r in records[1].measurements if r.metric == "checkpoint_bytes")
     assert float(adapter["checkpoint_bytes"]) == reading
     assert json.loads(adapter["settings"]) == {"size": 16}
 
@@ -84,7 +84,7 @@ def test_parquet_holds_what_csv_holds() -> None:
 
 
 def test_a_merged_row_shares_what_was_trained_once() -> None:
-    """Training's figures stand in both rows of a method; what serving costs is each row's own."""
+    """Training's metrics stand in both rows of a method; what serving costs is each row's own."""
     rows = frame([make_record(make_cell("lora"))]).set_index("state")
     for name in ("trained_parameters", "train_peak_bytes", "checkpoint_bytes"):
         assert rows.loc[MERGED, name] == rows.loc[UNMERGED, name]
@@ -162,7 +162,7 @@ def test_cells_of_other_points_are_told_apart_where_they_meet() -> None:
 
 
 def test_a_missing_figure_is_blank_with_its_reason() -> None:
-    """A figure that could not be had is an empty cell, and a footnote names cell, figure and reason."""
+    """A metric that could not be had is an empty cell, and a footnote names cell, metric and reason."""
     records = [make_record(make_cell()), make_record(make_cell("adapter", 16), lacking=["train_peak_bytes"])]
     (grid,) = grids(records, CORE)
     column = [name for name, _ in grid.headers].index("train mem")
@@ -173,13 +173,13 @@ def test_a_missing_figure_is_blank_with_its_reason() -> None:
 
 @pytest.mark.parametrize("status", [Status.OOM, Status.TIMEOUT, Status.FAILED, Status.SKIPPED])
 def test_a_cell_that_ended_badly_is_a_row_with_its_reason(status: Status) -> None:
-    """It shows its status in place of a state, no figure, and the reason below."""
+    """It shows its status in place of a state, no metric, and the reason below."""
     records = [make_record(make_cell()), make_record(make_cell("adapter", 16), status=status, reason="because")]
     (grid,) = grids(records, CORE)
     row = next(row for row in grid.rows if row[0] == "adapter")
     assert row[: len(KEYS)] == ("adapter", "16", str(status))
     assert set(row[len(KEYS) :]) == {""}
-    assert f"adapter 16: no figures: {status}: because" in grid.footnotes
+    assert f"adapter 16: no metrics: {status}: because" in grid.footnotes
 
 
 def test_the_best_are_marked() -> None:
@@ -229,7 +229,7 @@ def test_the_aa_line_is_of_its_own_workload_point() -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_a_terminal_table_fits(width: int) -> None:
-    """No line of the table is wider than the terminal, the core figures are all there, and more where there is room."""
+    """No line of the table is wider than the terminal, the core metrics are all there, and more where there is room."""
     shown = text(study(), width)
     assert max(map(len, shown.splitlines())) <= width
     head = " ".join(shown.split("─")[0].split())
@@ -255,7 +255,7 @@ def test_a_format_that_is_not_there_is_refused() -> None:
 
 
 def test_a_cell_that_ended_half_way_keeps_its_states_apart() -> None:
-    """Figures that were had before a time-out are shown, and the rows say of which state they are."""
+    """Metrics that were had before a time-out are shown, and the rows say of which state they are."""
     record = dataclasses.replace(make_record(make_cell()), status=Status.TIMEOUT, reason="too long", pairs=())
     (grid,) = grids([record, make_record(make_cell("adapter", 16))], CORE)
     assert [label[2] for label in labels(grid)] == ["control", "unmerged", "unmerged, timeout", "merged, timeout"]
@@ -280,8 +280,10 @@ def on_a_card(busy: dict[str, float]) -> Record:
     """LoRA's record with the seconds of a decode step in which the device was busy, as parts of the step's own."""
     record = make_record(make_cell(), lacking=())
     steps = frame([record]).set_index("state")["decode_seconds"]
-    readings = [Reading("decode_busy_seconds", part * steps[state], state, 1, 128) for state, part in busy.items()]
-    return dataclasses.replace(record, readings=(*record.readings, *readings))
+    measurements = [
+        Measurement("decode_busy_seconds", part * steps[state], state, 1, 128) for state, part in busy.items()
+    ]
+    return dataclasses.replace(record, measurements=(*record.measurements, *measurements))
 
 
 def test_each_row_says_whether_the_host_or_the_device_was_timed() -> None:

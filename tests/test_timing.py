@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from bench.instruments.steps import MOST_STEPS, PHASES, Decode
-from bench.instruments.timing import LEAST_WARMUP, Blocks, Clock, Effort, clock_for, time_pairs
+from bench.instruments.steps import MAX_STEPS, PHASES, Decode
+from bench.instruments.timing import LEAST_WARMUP, Blocks, Clock, TimingConfig, clock_for, time_pairs
 from methods.prefix_tuning import PrefixTuning
 from tests.families import build
 
-EFFORT = Effort(pairs=5, warmup_steps=10, discarded_steps=3, block_seconds=0.008)
+EFFORT = TimingConfig(pairs=5, warmup_steps=10, discarded_steps=3, block_seconds=0.008)
 
 
 @dataclass
@@ -58,7 +58,9 @@ class FakeSteps:
         self.since_reset = 0
 
 
-def timed(seconds: Mapping[str, float], effort: Effort = EFFORT, seed: int = 0) -> tuple[dict[str, Blocks], Bench]:
+def timed(
+    seconds: Mapping[str, float], effort: TimingConfig = EFFORT, seed: int = 0
+) -> tuple[dict[str, Blocks], Bench]:
     bench = Bench()
     steps = {name: FakeSteps(name, each, bench) for name, each in seconds.items()}
     control = steps.pop("control")
@@ -76,7 +78,7 @@ def test_seconds_are_those_of_one_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "discarded", "steps"), [(0.002, 3, 4), (0.0001, 3, MOST_STEPS - 3), (0.020, 2, 1), (0.2, 1, 1)]
+    ("seconds", "discarded", "steps"), [(0.002, 3, 4), (0.0001, 3, MAX_STEPS - 3), (0.020, 2, 1), (0.2, 1, 1)]
 )
 def test_a_block_is_long_enough_and_begins_when_the_arm_has_settled(seconds: float, discarded: int, steps: int) -> None:
     """Blocks of the shortest arm reach ``block_seconds`` while the cache allows it; long steps need fewer discarded."""
@@ -142,11 +144,11 @@ def test_no_garbage_is_collected_in_a_block() -> None:
 
 
 def test_a_decode_block_never_outgrows_its_positions() -> None:
-    """However short a step, no more than `MOST_STEPS` tokens come on top of the prompt, warm-up included."""
+    """However short a step, no more than `MAX_STEPS` tokens come on top of the prompt, warm-up included."""
     bench = Bench()
     steps = FakeSteps("control", 1e-6, bench)
     time_pairs(steps, {"a": FakeSteps("a", 1e-6, bench)}, EFFORT, bench.clock, random.Random(0))
-    assert steps.longest <= MOST_STEPS
+    assert steps.longest <= MAX_STEPS
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -169,7 +171,7 @@ def test_decode_steps_stand_on_the_prompt(family: str, prefix: int) -> None:
 @torch.no_grad()
 def test_real_steps_run_on_the_real_clock() -> None:
     """Both phases of a real model give positive seconds for each pair."""
-    prompt, effort = torch.arange(3, 12)[None], Effort(2, 1, 1, 1e-4)
+    prompt, effort = torch.arange(3, 12)[None], TimingConfig(2, 1, 1, 1e-4)
     for kind in PHASES.values():
         control, arm = kind(build("llama"), prompt), kind(build("llama"), prompt)
         found = time_pairs(control, {"aa": arm}, effort, clock_for(torch.device("cpu")), random.Random(0))

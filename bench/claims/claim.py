@@ -1,8 +1,8 @@
-"""What a claim is: a statement about methods and the evidence that decides it, one YAML file each. Data, never code.
+"""What a claim is: a statement about methods and the evidence that decides it. One YAML file each; data, never code.
 
-A claim holds where all of its evidence does. A piece of evidence compares one quantity of the cells that the claim is
-about with the untouched base (``control``), with other cells, or with a formula: a sum of products of whole numbers
-and names, written as a list of lists.
+A claim holds if all of its evidence does. A piece of evidence compares one quantity of the cells that the claim is
+about with the untouched base (``control``), with other cells, with a number, or with a formula: a sum of products of
+whole numbers and names, written as a list of lists.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from bench.records.cell import OURS, STRICT
 from bench.records.record import UNMERGED
 
 TIMED = ("prefill_ratio", "decode_ratio")
-"""Ratios to the control: a number a process, hence an interval."""
+"""Ratios to the control: one number a process, hence an interval."""
 EXTRA = ("prefill_extra_seconds", "decode_extra_seconds")
-"""Seconds a step beyond the control's; what growth is read from, since a ratio hides it where the base grows too."""
+"""Seconds a step beyond the control's. Growth is read from these, because a ratio hides it where the base grows too."""
 
 
 class Relation(StrEnum):
-    """How a quantity must stand to what it is compared with."""
+    """How a quantity must compare."""
 
     greater = "greater"
     less = "less"
     equal = "equal"
-    """Exactly: for figures without noise."""
+    """Exactly equal: for deterministic metrics."""
     same = "same"
     """Within the margin either way (two one-sided tests): for ratios."""
     not_greater = "not_greater"
-    """Not more by as much as the margin: for ratios."""
+    """Greater by less than the margin: for ratios."""
     grows = "grows"
     """A slope above zero over `Evidence.over`: for extra seconds."""
 
 
 @dataclass(frozen=True)
 class Selector:
-    """Cells."""
+    """Which cells are meant."""
 
     __pydantic_config__: ClassVar = STRICT
 
     method: tuple[str, ...]
     state: str = UNMERGED
     implementation: str = OURS
-    """Whose code; ``peft`` for what that library runs, where ``method`` is the type in small letters."""
+    """Whose code: ``peft`` for methods that the library peft runs, whose ``method`` is the type in small letters."""
     where: Mapping[str, Any] = field(default_factory=dict)
     """Values that dotted keys of the configuration must have."""
 
@@ -58,18 +58,18 @@ class Evidence:
 
     quantity: str
     relation: Relation
-    than: str | float | Selector | tuple[tuple[int | str, ...], ...] | None = None
-    """``control``, a number, other cells, or a formula. A ratio without it is compared with 1, which is the control."""
+    compared_to: str | float | Selector | tuple[tuple[int | str, ...], ...] | None = None
+    """``control``, a number, other cells, or a formula. A ratio without it is compared with the control."""
     equal_size: bool = False
-    """Of other cells, only those of the same size."""
+    """Whether other cells must have the same size."""
     times: float = 1.0
-    """Factor on what it is compared with."""
+    """A factor on what the quantity is compared with."""
     margin: float = 0.03
-    """Of a ratio, the smallest difference that matters, as a fraction."""
+    """The smallest difference of a ratio that matters, as a fraction."""
     over: str | None = None
-    """What it grows over."""
+    """The axis over which the quantity grows."""
     state: str | None = None
-    """Another state than the claim's."""
+    """The state, if it is not the claim's."""
 
     @property
     def phase(self) -> str:
@@ -78,12 +78,12 @@ class Evidence:
 
     @property
     def timed(self) -> bool:
-        """Whether it rests on a clock."""
+        """Whether it depends on a clock."""
         return self.quantity in (*TIMED, *EXTRA)
 
 
 class Expected(StrEnum):
-    """What the harness's authors think a claim will come out as."""
+    """The verdict that a claim's authors expect."""
 
     supported = "supported"
     refuted = "refuted"
@@ -99,11 +99,11 @@ class Claim:
     source: str
     about: Selector | None = None
     evidence: tuple[Evidence, ...] = ()
-    settle: tuple[str, ...] = ()
-    """Overrides of a sweep that has the cells."""
-    across: tuple[str, ...] = ()
-    """Dotted keys in which the cells may differ and still be judged as one."""
-    later: str | None = None
+    reproduce: tuple[str, ...] = ()
+    """Overrides of a sweep that measures the cells."""
+    pool_over: tuple[str, ...] = ()
+    """Dotted keys in which the cells may differ and still be judged together."""
+    blocked_by: str | None = None
     """Why it can't be decided yet."""
     expected: Expected | None = None
     """Another verdict ends the command with status 1."""

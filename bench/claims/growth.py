@@ -1,4 +1,4 @@
-"""Evidence of growth: the slope of the seconds beyond the control's over one axis of the cells."""
+"""Evidence of growth: the slope, over one axis of the cells, of the seconds beyond the control's."""
 
 from __future__ import annotations
 
@@ -8,38 +8,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.claims.claim import Evidence
-from bench.claims.finding import Finding, Test, Verdict, directed
-from bench.claims.pairing import Point, cell_name, processes
+from bench.claims.pairing import cell_name
+from bench.claims.result import EvidenceResult, Test, Verdict, directed
 from bench.records import stats
-from bench.records.conditions import context, differing, flat, settings
-from bench.records.record import Record
+from bench.records.conditions import conditions, differing, flatten, settings
+from bench.records.record import Point, Record
 
 UNITS = {"num_hidden_layers": "layer", "n_layer": "layer", "batch_size": "sequence", "size": "unit of size"}
-"""What a slope is per, where the axis has another name."""
+"""The unit of an axis, where it is not the axis's name."""
 LISTS = ("workload.batch_sizes", "workload.prompt_lengths", "workload.phases")
 
 
 @dataclass(frozen=True)
 class Spot:
-    """One place on a line: a record at a workload point."""
+    """One point of a line: a record at a workload point."""
 
     record: Record
     point: Point
     level: float
     rest: Mapping[str, Any]
-    """What must be the same along the line."""
+    """What must be equal along the line."""
 
 
-def growth(evidence: Evidence, state: str, group: Sequence[Record]) -> Iterator[Test | Finding]:
-    """The slope over the axis, at the largest values of the other axes: there an effect shows."""
+def growth(evidence: Evidence, state: str, group: Sequence[Record]) -> Iterator[Test | EvidenceResult]:
+    """The slope over the axis, at the largest values of the other axes, where an effect is largest."""
     assert evidence.over is not None
     phase, over = evidence.phase, evidence.over
     spots = [
         spot
         for record in group
         for point in record.cell.points
-        if (spot := _spot(over, record, point, _twins(group))) is not None
-        and processes(record, phase, state, point, stats.extra_seconds)
+        if (spot := _spot(over, record, point, _size_keys(group))) is not None and record.pairs_of(phase, state, point)
     ]
     lines: dict[str, list[Spot]] = {}
     for spot in spots:
@@ -50,10 +49,10 @@ def growth(evidence: Evidence, state: str, group: Sequence[Record]) -> Iterator[
         return
     line = max(grown, key=lambda line: (len({spot.level for spot in line}), _largest(line)))
     line = sorted({spot.level: spot for spot in line}.values(), key=lambda spot: spot.level)
-    values = [processes(spot.record, phase, state, spot.point, stats.extra_seconds) for spot in line]
+    values = [[p.extra_seconds for p in spot.record.pairs_of(phase, state, spot.point)] for spot in line]
     levels = [spot.level for spot in line]
     found = stats.mean(stats.slopes(levels, values))
-    # growth over the whole range that is less than the margin, as a part of the control's own step, does not matter
+    # growth over the whole range that is less than the margin, as a fraction of the control's step, does not matter
     control = max(_control_seconds(spot, phase) for spot in line)
     margin = evidence.margin * control / (levels[-1] - levels[0])
     axis = over.rpartition(".")[2]
@@ -62,20 +61,20 @@ def growth(evidence: Evidence, state: str, group: Sequence[Record]) -> Iterator[
     yield Test(evidence, subject, "0", found, f"s per {UNITS.get(axis, axis)}", *directed(found, margin), ids)
 
 
-def _twins(group: Sequence[Record]) -> set[str]:
-    """Keys of a method's own that say the size in other words, in every record."""
-    flats = [(record.cell.size, flat(record.cell.config)) for record in group]
+def _size_keys(group: Sequence[Record]) -> set[str]:
+    """Settings of the method whose value is the cell's size, in every record."""
+    flats = [(record.cell.size, flatten(record.cell.config)) for record in group]
     keys = [key for key in flats[0][1] if key.startswith("method.")]
     return {key for key in keys if all(size is not None and own.get(key) == size for size, own in flats)}
 
 
-def _spot(over: str, record: Record, point: Point, twins: set[str]) -> Spot | None:
+def _spot(over: str, record: Record, point: Point, size_keys: set[str]) -> Spot | None:
     axes: dict[str, Any] = {"size": record.cell.size, "batch_size": point[0], "prompt_length": point[1]}
-    level = axes.get(over, flat(record.cell.config).get(over))
+    level = axes.get(over, flatten(record.cell.config).get(over))
     if isinstance(level, bool) or not isinstance(level, int | float):
         return None
-    same = {**context(record), **settings(record), **axes}
-    freed = {over, *LISTS, *({"size", *twins} if over == "size" or over in twins else ())}
+    same = {**conditions(record), **settings(record), **axes}
+    freed = {over, *LISTS, *({"size", *size_keys} if over == "size" or over in size_keys else ())}
     return Spot(record, point, float(level), {key: value for key, value in same.items() if key not in freed})
 
 
@@ -84,17 +83,14 @@ def _largest(line: Sequence[Spot]) -> tuple[float, ...]:
 
 
 def _control_seconds(spot: Spot, phase: str) -> float:
-    key = (phase, *spot.point)
-    return stats.seconds(
-        [p.control_seconds for p in spot.record.pairs if (p.phase, p.batch_size, p.prompt_length) == key]
-    )
+    return stats.seconds([p.control_seconds for p in spot.record.pairs_of(phase, point=spot.point)])
 
 
-def _no_line(evidence: Evidence, group: Sequence[Record], spots: Sequence[Spot]) -> Finding:
+def _no_line(evidence: Evidence, group: Sequence[Record], spots: Sequence[Spot]) -> EvidenceResult:
     reason = f"growth over {evidence.over} needs cells with at least two values of it"
     if len({spot.level for spot in spots}) > 1:
         keys = differing([spot.rest for spot in spots])
         reason = f"not compared: the cells differ in more than {evidence.over}: {', '.join(keys)}"
     names = ", ".join(dict.fromkeys(cell_name(record) for record in group))
     ids = tuple(record.cell_id for record in group)
-    return Finding(evidence, Verdict.UNCLEAR, names, "0", reason=reason, records=ids)
+    return EvidenceResult(evidence, Verdict.UNCLEAR, names, "0", reason=reason, records=ids)

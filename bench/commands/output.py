@@ -1,4 +1,4 @@
-"""How results leave a command: formats, files, the console."""
+"""How results leave a command: formats, files, the console, the exit status."""
 
 from __future__ import annotations
 
@@ -6,53 +6,76 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from bench.errors import UsageError
-from bench.estimate.report import render
-from bench.report.table import Sheet, print_sheets
+
+if TYPE_CHECKING:
+    from bench.report.table import Report
+
+OK, VERDICT = 0, 1
+BINARY = ("parquet",)
 
 
-@contextmanager
-def _status(console: Console) -> Iterator[Callable[[str], object]]:
-    """Says on a terminal what is being worked out: gives what is to be called with it."""
-    if not console.is_terminal:
-        yield str
-        return
-    with console.status("") as status:
-        yield status.update
+def console(stderr: bool = False) -> Console:
+    """Where a command prints."""
+    return Console(highlight=False, stderr=stderr)
 
 
-def _check_format(format: str, formats: Sequence[str], output: Path | None) -> None:
+def check_output(format: str, formats: Sequence[str], output: Path | None) -> None:
+    """Refuses options that name no format of the command, or no file that can be written.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    files = [name for name in formats if name != "text"]
     if format not in formats:
-        raise UsageError(f"--format {format}: there are {', '.join(formats)}")
+        raise UsageError(f"invalid --format '{format}': choose from {', '.join(formats)}")
     if format == "text" and output is not None:
-        raise UsageError(f"--output needs --format {', '.join(formats[1:-1])} or {formats[-1]}")
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise UsageError(f"--output {output}: give a file in a folder that is there")
+        raise UsageError(f"--output needs another --format: choose from {', '.join(files)}")
+    if format in BINARY and output is None:
+        raise UsageError(f"--format {format} needs --output FILE")
+    check_file("--output", output)
 
 
-def _publish(tables: Sequence[Sheet], rows: Sequence[dict[str, Any]], format: str, output: Path | None) -> None:
+def check_file(option: str, path: Path | None) -> None:
+    """Refuses a path at which no file can be written.
+
+    Raises:
+        UsageError: it is a folder, or its folder does not exist.
+    """
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UsageError(f"{option} {path}: give a file in a folder that exists")
+
+
+def publish(report: Report, format: str, output: Path | None) -> None:
+    """Prints the report, or writes it to a file.
+
+    Raises:
+        UsageError: the file can't be written.
+    """
+    from bench.report.render import print_report, render
+
     if format == "text":
-        print_sheets(tables, Console(highlight=False))
+        print_report(report, console())
         return
-    content = render(tables, rows, format)
+    content = render(report, format)
     if output is None:
-        sys.stdout.write(content)
+        sys.stdout.write(content.decode())
         return
     try:
-        output.write_text(content)
+        output.write_bytes(content)
     except OSError as error:
         raise UsageError(f"--output {output}: {error.strerror}") from error
 
 
-OK, VERDICT = 0, 1
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"--output {path}: {error.strerror}") from error
+@contextmanager
+def status(place: Console, text: str = "") -> Iterator[Callable[[str], object]]:
+    """Shows on a terminal what is being done now, beginning with ``text``; gives the function that changes it."""
+    if not place.is_terminal:
+        yield str
+        return
+    with place.status(text) as shown:
+        yield shown.update

@@ -1,26 +1,32 @@
-"""``selftest``."""
+"""``selftest``: measures the gate's own error rates."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from bench.commands.output import OK
-from bench.config.schema import Sweep
-from bench.gate.report import print_rates
-from bench.gate.selftest import read_trials, run_trials, trials_path
-from bench.runner.local import Children
-from bench.runner.process import Launcher
-from bench.runner.sweep import resolve_cells
+from bench.commands.output import OK, console, publish
+from bench.config.keys import check_overrides
 
 
-def selftest_command(sweep: Sweep, runs: int, noisy: bool, folder: Path) -> int:
-    """Runs what is missing of the trials and prints the error rates of all there are in the folder."""
-    console = Console(highlight=False)
+def selftest_command(overrides: Sequence[str], runs: int, noisy: bool, folder: Path) -> int:
+    """Runs the trials that are missing and prints the error rates of all trials in the folder.
+
+    Raises:
+        UsageError: an override is wrong, or the folder holds trials of another configuration or machine.
+    """
+    check_overrides(overrides)
+    from bench.config.compose import compose_run
+    from bench.gate.report import rates_report
+    from bench.gate.selftest import read_trials, run_trials, trials_path
+    from bench.runner.local import LocalEngine
+    from bench.runner.process import ProcessRunner
+    from bench.runner.sweep import check_cells
+
+    sweep = compose_run(["study=selftest", *overrides])
     path = trials_path(folder, noisy)
-    launcher = Launcher()
-    (item,) = resolve_cells(sweep.cells, launcher, str)
-    run_trials(path, item, runs, noisy, Children(launcher, sweep.time_limit), console)
-    print_rates([read_trials(path) for path in sorted(folder.glob("*.json"))], console)
+    runner = ProcessRunner()
+    (item,) = check_cells(sweep.cells, runner, str)
+    run_trials(path, item, runs, noisy, LocalEngine(runner, sweep.time_limit), console())
+    publish(rates_report([read_trials(path) for path in sorted(folder.glob("*.json"))]), "text", None)
     return OK

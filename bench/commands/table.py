@@ -1,34 +1,25 @@
-"""``table``."""
+"""``table``: compares what was measured."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from bench.commands.output import OK, _write
-from bench.errors import UsageError
+from bench.commands.output import OK, check_output, publish
 from bench.records.store import read_paths
-from bench.report import render
+
+FORMATS = ("text", "md", "latex", "csv", "parquet")
 
 
 def table_command(paths: Sequence[Path], format: str, output: Path | None) -> int:
-    """Prints or writes the comparison of stored records."""
-    if format not in render.FORMATS:
-        raise UsageError(f"--format {format}: there are {', '.join(render.FORMATS)}")
+    """Prints or writes the comparison of stored records.
+
+    Raises:
+        UsageError: an option has no such value, or there are no records.
+    """
+    check_output(format, FORMATS, output)
     records = read_paths(paths)
-    if format == "text" and output is None:
-        render.print_table(records, Console(highlight=False))
-        return OK
-    if format == "text":
-        raise UsageError("--output needs --format md, csv, latex or parquet")
-    if format == "parquet" and output is None:
-        raise UsageError("--format parquet needs --output FILE")
-    content = render.render(records, format)
-    if output is not None:
-        _write(output, content)
-    else:
-        sys.stdout.write(content.decode())
+    from bench.report.records import records_report  # pandas takes longer than a wrong path should take to be refused
+
+    publish(records_report(records), format, output)
     return OK

@@ -1,13 +1,12 @@
-"""How Hydra overrides become composed configurations, one a cell.
+"""From Hydra overrides to composed configurations, one a cell.
 
-Nothing here imports torch, so the command line stays quick. What needs the method's class or the model's shape is
+Nothing here imports torch, so that the command line stays quick. What needs the method's class or the model's shape is
 checked next, in a child process (`bench.workload.resolve.resolve`), before the first cell starts.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,10 +24,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bench.config.groups import default, method_settings, options, outside_methods
-from bench.config.schema import RIVAL_KEY, Config, Sweep, Switch
-from bench.errors import UsageError
+from bench.config.keys import GROUPS, check_option, check_renamed
+from bench.config.schema import REFERENCE_KEY, Config, Sweep
+from bench.config.settings import read_settings
+from bench.errors import UsageError, refuse
 
-GROUPS = ("method", "model", "data", "workload", "runtime", "device", "precision", "study")
 UNSWEPT = ("study", "results_dir", "profile", "time_limit")
 """Keys that belong to a command, not to a cell."""
 DEFAULT_STUDY = "default"
@@ -94,6 +94,7 @@ def _parse(arguments: Sequence[str], studies: bool = False) -> list[Override]:
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(arguments))
     for override in parsed:
         key = override.key_or_group
+        check_renamed(override.get_key_element().lstrip("+~"))
         if override.is_hydra_override():
             raise UsageError(f"{key}: Hydra's own settings have no effect here; leave it out")
         if key.partition(".")[0] in UNSWEPT and override.is_sweep_override() and not (studies and key == "study"):
@@ -107,8 +108,7 @@ def _check_names(group: str, override: Override) -> None:
     swept = override.is_sweep_override()
     names = [_value(_parse_one(argument)) for (argument,) in _cross([override])] if swept else [_value(override)]
     for name in names:
-        if name not in options(group):
-            raise UsageError(f"{group}={name}: unknown {group}{_hint(str(name), options(group))}")
+        check_option(group, str(name))
 
 
 def _parse_one(argument: str) -> Override:
@@ -131,19 +131,18 @@ def _cross(overrides: Sequence[Override]) -> list[list[str]]:
 
 
 def _grids(study: str) -> list[dict[str, str]]:
-    """``study.grids``, each on top of ``hydra.sweeper.params``."""
+    """``study.grids`` of a study's file."""
     config = compose("config", [f"study={study}"], return_hydra_config=True)
-    common = config.hydra.sweeper.params or {}
-    grids = [{**common, **grid} for grid in config.study.grids or [{}]]
-    return [{str(key): str(value) for key, value in grid.items()} for grid in grids]
+    if config.hydra.sweeper.params:
+        raise UsageError(f"conf/study/{study}.yaml: hydra.sweeper.params is now called study.grids, a list of grids")
+    return [{str(key): str(value) for key, value in grid.items()} for grid in config.study.grids or [{}]]
 
 
 def _applicable(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str]]:
     """Each job with the settings that its own method has.
 
-    ``NAME.setting`` speaks of the method NAME alone. ``method.setting`` is dropped where this job's method lacks it and
-    another method of the sweep has it: crossing everything with everything would otherwise make
-    ``method=lora,adapter method.rank=4,16`` an error.
+    ``NAME.setting`` belongs to the method NAME alone. ``method.setting`` is dropped if this job's method lacks it and
+    another method of the sweep has it. Otherwise ``method=lora,adapter method.rank=4,16`` would be an error.
     """
     named = [_method_of(job, "method") or default("method") for job in jobs]
     kept: list[list[str]] = []
@@ -162,8 +161,8 @@ def _applicable(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[st
             elif first == "method" and not _has(name, setting) and any(_has(other, setting) for other in named):
                 notes[f"{argument} does not apply to {name}: its cells are run once"] = None
                 continue
-            rival = first == RIVAL_KEY and _method_of(job, f"method@{RIVAL_KEY}")
-            own.append(f"{_sign(sign, rival or name, key)}{key}{rest}")
+            reference = first == REFERENCE_KEY and _method_of(job, f"method@{REFERENCE_KEY}")
+            own.append(f"{_sign(sign, reference or name, key)}{key}{rest}")
         kept.append(own)
     return kept, list(notes)
 
@@ -184,7 +183,7 @@ def _has(name: str, setting: str) -> bool:
 def _sign(sign: str, name: str, key: str) -> str:
     """The sign with which Hydra takes a key: one that no file names yet is added, where a method has room for it."""
     first, _, setting = key.partition(".")
-    if sign or first not in ("method", RIVAL_KEY) or not setting:
+    if sign or first not in ("method", REFERENCE_KEY) or not setting:
         return sign
     settings = method_settings(name)
     room = settings is None or isinstance(settings.get(setting.partition(".")[0]), dict)
@@ -192,7 +191,7 @@ def _sign(sign: str, name: str, key: str) -> str:
 
 
 def _method_of(job: Sequence[str], group: str) -> str:
-    """The method that a job chooses for ``method`` or ``method@rival``; empty where it chooses none."""
+    """The method that a job chooses for ``method`` or ``method@reference``; empty where it chooses none."""
     names = [_value(_parse_one(argument)) for argument in job if argument.startswith(f"{group}=")]
     return (names[-1] or "") if names else ""
 
@@ -206,22 +205,32 @@ def _sweep(jobs: Sequence[Sequence[str]], notes: Iterable[str]) -> Sweep:
     cells = []
     for config in configs:
         plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, enum_to_str=True))
-        absent = (*UNSWEPT, *(() if plain[RIVAL_KEY] else (RIVAL_KEY,)))
+        absent = (*UNSWEPT, *(() if plain[REFERENCE_KEY] else (REFERENCE_KEY,)))
         cells.append({key: value for key, value in plain.items() if key not in absent})
+    refuse(problem for cell in cells if (problem := _problem(cell)))
     return Sweep(
         study=first.study.name,
         title=first.study.title,
         results_dir=first.results_dir,
-        profile=first.profile == Switch.on,
+        profile=first.profile,
         time_limit=first.time_limit,
         cells=tuple(cells),
         notes=tuple(notes),
     )
 
 
+def _problem(cell: dict[str, Any]) -> str | None:
+    """What is wrong with a cell, as far as that is known without torch."""
+    try:
+        read_settings(cell)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
 def _check(config: DictConfig) -> None:
     if unknown := sorted(set(config) - {field.name for field in dataclasses.fields(Config)}):
-        raise UsageError(f"there is no key '{unknown[0]}'; see conf/config.yaml for those there are")
+        raise UsageError(f"there is no key '{unknown[0]}'; see conf/config.yaml")
     if not 0 < config.time_limit < math.inf:
         raise UsageError(f"time_limit must be a positive number of seconds, not {config.time_limit}")
     if not config.results_dir.strip():
@@ -246,12 +255,7 @@ def _line(error: Exception) -> str:
         full = str(getattr(error.__cause__, "full_key", None) or unknown[1])  # of a whole dictionary, the key in it
         group, _, key = full.rpartition(".")
         where = f"{group} has no key '{key}'" if group else f"there is no key '{key}'"
-        return f"{full}: {where}; see conf/{group.split('.')[0] or 'config.yaml'} for those there are"
+        return f"{full}: {where}; see conf/{group.split('.')[0] or 'config.yaml'}"
     text = str(error) if cause is error else f"{error}: {cause}"
     # what follows is where the grammar is documented, or where in the schema the key stands
     return " ".join(re.split(r"See https|\n\s*full_key", text)[0].split())
-
-
-def _hint(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}"

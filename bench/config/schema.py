@@ -6,32 +6,33 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from omegaconf import MISSING
-
 from bench.config.sources import DataConfig, ModelConfig
+
+MISSING: Any = "???"
+"""OmegaConf's mark of a mandatory value. Spelled out here, because importing OmegaConf takes longer than this file."""
 
 HARNESS_KEYS = ("_target_", "learning_rate")
 """Keys of a method's YAML that are not settings of the method."""
 
-RIVAL_KEY = "rival"
-"""Where a cell's configuration has a second method, composed from the same files: ``method@rival=NAME``."""
+REFERENCE_KEY = "reference"
+"""Where a cell's configuration has a second method, composed from the same files: ``method@reference=NAME``."""
 
-
-ADDED = {
-    "workload.gradient_checkpointing": "off",
+ADDED: dict[str, Any] = {
+    "workload.gradient_checkpointing": False,
     "runtime.execution": "eager",
     "runtime.cache": "dynamic",
     "runtime.backend": "inductor",
 }
-"""Settings that came later, at the value that every cell had before: at it they are no part of a cell's identity, so
-that records and baselines from before are of the same cells."""
+"""Settings that were added after the first records, at the value that every cell had before. At this value they are no
+part of a cell's identity, so that records and baselines from before are of the same cells."""
 
-
-class Switch(StrEnum):
-    """off or on."""
-
-    off = "off"
-    on = "on"
+MIN_MARGIN = 0.01
+"""Identical copies differ by about 0.2% from process to process: equivalence within less than 1% can't be shown."""
+MAX_STEPS = 64
+"""Decode steps, discarded ones included, before the cache is cut back to the prompt."""
+MAX_THREADS = 1024
+MAX_PROCESSES = 12
+"""If so many processes do not make an interval narrow, more of them hardly will; the verdict is then ``unclear``."""
 
 
 class DeviceType(StrEnum):
@@ -64,10 +65,10 @@ class Workload:
     """Sequences of ``train_length`` tokens that loss and accuracy are measured on."""
     batch_sizes: list[int] = MISSING
     prompt_lengths: list[int] = MISSING
-    gradient_checkpointing: Switch = Switch.off
-    """Whether a training step computes activations again rather than keep them."""
+    gradient_checkpointing: bool = False
+    """Whether a training step recomputes activations instead of keeping them."""
     phases: list[Phase] = field(default_factory=lambda: list(Phase))
-    """Of which latency is timed; structure and cache are read in any case."""
+    """Phases whose latency is timed; structure and cache are read in any case."""
 
 
 class Execution(StrEnum):
@@ -130,6 +131,16 @@ class Start(StrEnum):
     """As a new interpreter: several seconds, for checking that forked replicates spread as these do."""
 
 
+def check_margin(margin: float) -> None:
+    """Refuses a margin that no measurement can resolve.
+
+    Raises:
+        ValueError: it is under 1% or no fraction.
+    """
+    if not MIN_MARGIN <= margin < 1:
+        raise ValueError(f"a margin is a fraction of at least {MIN_MARGIN} and below 1, not {margin:g}")
+
+
 @dataclass
 class Precision:
     """How much is measured."""
@@ -137,19 +148,19 @@ class Precision:
     name: str = MISSING
     processes: int = MISSING
     """Replicate processes to begin with; the interval is over these."""
-    most_processes: int = 0
-    """More are added, up to so many, until every interval is narrow enough; 0 for never."""
+    max_processes: int = 0
+    """Processes are added, up to this number, until every interval is narrow enough; 0 for never."""
     margin: float = 0.03
     """The smallest difference that matters, as a fraction: half-widths of at most half of it are wanted."""
     pairs: int = MISSING
     """Adjacent pairs (control, arm) an arm and process."""
     warmup_steps: int = MISSING
     discarded_steps: int = MISSING
-    """Most steps thrown away after each switch to another arm; long steps settle with fewer."""
+    """Steps discarded after each switch to another arm, at most: long steps need fewer."""
     block_seconds: float = MISSING
     """Shortest timed block."""
-    second_control: Switch = Switch.on
-    """The A/A arm, which says how far two identical models seem to differ; off saves its time."""
+    second_control: bool = True
+    """The A/A arm, which shows how far two identical models seem to differ; without it a cell is faster."""
     start: Start = Start.forkserver
 
 
@@ -160,9 +171,9 @@ class Study:
     name: str = "run"
     title: str = ""
     grids: list[dict[str, str]] = field(default_factory=list)
-    """Grids to run one after the other, where one alone (``hydra.sweeper.params``) would cross too much."""
-    published: list[dict[str, Any]] = field(default_factory=list)
-    """What others have published of it: see `bench.report.published`."""
+    """Grids that run one after the other: overrides, with commas between the values to sweep."""
+    published: list[str] = field(default_factory=list)
+    """Files of ``conf/published`` whose values stand beside the measured ones: see `bench.report.published`."""
 
 
 @dataclass
@@ -170,7 +181,7 @@ class Config:
     """One cell and where its record goes."""
 
     method: dict[str, Any] = MISSING
-    rival: dict[str, Any] | None = None
+    reference: dict[str, Any] | None = None
     """Another method to measure beside the first, in the same processes."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
@@ -180,14 +191,14 @@ class Config:
     precision: Precision = field(default_factory=Precision)
     study: Study = field(default_factory=Study)
     seed: int = 0
-    profile: Switch = Switch.off
+    profile: bool = False
     time_limit: float = 1800.0
     results_dir: str = "results"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The composed cells of one command, not yet resolved."""
+    """The composed cells of one study."""
 
     study: str
     title: str

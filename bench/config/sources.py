@@ -7,6 +7,7 @@ overrides need, and the members of each enum are spelled as in the YAML files.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +15,10 @@ from typing import Any
 
 BUILTIN = "builtin"
 """The name of the tokenizer that comes with the harness."""
+
+
+class SourceError(ValueError):
+    """A model or a text that can't be had: one line that says what, where, and what to do."""
 
 
 class ModelSource(StrEnum):
@@ -62,8 +67,20 @@ class ModelConfig:
 
     @property
     def label(self) -> str:
-        """What tables print: the name, and of a checkpoint where it came from."""
+        """What tables print: the name, or the path of a checkpoint."""
         return self.path if self.source == ModelSource.pretrained and self.path else self.name
+
+    def check_path(self) -> None:
+        """Refuses a local checkpoint that is not there.
+
+        Raises:
+            SourceError: the folder is missing or holds no model.
+        """
+        if self.source == ModelSource.pretrained and self.path is not None and is_local(self.path):
+            try:
+                local_folder(self.path, ("config.json",))
+            except SourceError as error:
+                raise SourceError(f"model '{self.name}': {error}") from error
 
 
 class DataSource(StrEnum):
@@ -93,7 +110,31 @@ class DataConfig:
     """The share of documents, between 0 and 1, that is never trained on. A hash of a document's text picks its side, so
     the choice needs no seed, holds when documents are added or reordered, and keeps copies of one text together."""
 
+    def check_path(self) -> None:
+        """Refuses a local data set that is not there.
+
+        Raises:
+            SourceError: there is no such file or folder.
+        """
+        if self.source == DataSource.dataset and self.path is not None and is_local(self.path):
+            place = Path(self.path).expanduser()
+            if not place.exists():
+                raise SourceError(f"data '{self.name}': there is no file or folder '{place}': correct data.path")
+
 
 def is_local(path: str) -> bool:
     """Whether a path means this machine's disk, not the hub: it exists here, or begins with ``.``, ``/`` or ``~``."""
     return path.startswith((".", "/", "~")) or Path(path).exists()
+
+
+def local_folder(path: str, files: Collection[str]) -> Path:
+    """A local folder that holds one of ``files``. transformers would take a folder that is missing for a hub id.
+
+    Raises:
+        SourceError: there is no such folder, or it holds none of them.
+    """
+    folder = Path(path).expanduser()
+    if not any((folder / name).is_file() for name in files):
+        what = f"holds no {' or '.join(files)}" if folder.is_dir() else "does not exist"
+        raise SourceError(f"the local folder '{folder}' {what}: give one written by save_pretrained, or a hub id")
+    return folder

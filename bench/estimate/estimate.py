@@ -1,18 +1,20 @@
-"""What a forecast says of a cell: the figures of a run that never took place. Free of torch, for the parent is."""
+"""The estimate of a cell: metrics of a run that never took place. Free of torch, because the parent process is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.records.cell import Cell
-from bench.records.record import UNMERGED, Missing, Reading, Record, Status
+from bench.records.record import UNMERGED, Measured, Measurement, Missing, Record, Status
+from bench.records.results import ProbeResults
 
 GIB = 1024**3
 RESERVE_BYTES = 3 * GIB // 2
-"""What a step can't have of a card. The CUDA context takes about half a GiB and the driver's own share up to as much;
-the rest is for workspaces of cuBLAS and attention, which the tracker does not see, and for holes between blocks."""
+"""What a step can't use of a card. The CUDA context takes about half a GiB and the driver up to as much again; the rest
+is for workspaces of cuBLAS and attention, which the tracker does not see, and for gaps between blocks."""
+TOLERANCE = 0.01
+"""How far an estimated peak may be from the measured one, as a fraction."""
 
 
 @dataclass(frozen=True)
@@ -22,19 +24,19 @@ class Fit:
     card_bytes: int
     fits: bool
     largest_batch: int | None = None
-    """At the configured length; 0 where not even one sequence fits, None where it was not asked for."""
+    """At the configured length; 0 if not even one sequence fits, None if not requested."""
     longest: int | None = None
-    """Tokens of one sequence alone; 0 where not even the shortest fits, None where it was not asked for."""
+    """Tokens of a single sequence; 0 if not even the shortest fits, None if not requested."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a forecast is asked for."""
+    """What is to be estimated of a cell."""
 
     cards: tuple[int, ...] = ()
     """Bytes of each card."""
     largest: bool = False
-    """Also the largest batch and length, which takes several steps a card."""
+    """Also the largest batch and length, which takes several steps for each card."""
     control: bool = True
     """Also the untouched base, which cells of one model share."""
     serving: bool = True
@@ -42,34 +44,27 @@ class Request:
 
 
 @dataclass
-class Prediction:
-    """What a child found."""
+class EstimateResults:
+    """What a child process estimated."""
 
-    readings: list[Reading] = field(default_factory=list)
-    missing: list[Missing] = field(default_factory=list)
+    results: ProbeResults = field(default_factory=ProbeResults)
     fits: list[Fit] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """A cell, foretold."""
+class Estimate(Measured):
+    """A cell and its estimated metrics."""
 
     cell: Cell
     status: Status
     reason: str | None
-    """Why the status is not ok; None where it is."""
-    readings: tuple[Reading, ...] = ()
+    """Why the status is not ok; None if it is."""
+    measurements: tuple[Measurement, ...] = ()
     missing: tuple[Missing, ...] = ()
     fits: tuple[Fit, ...] = ()
     seconds: float = 0.0
 
-    def value(self, figure: str, state: str, point: tuple[int, int] | None = None) -> float | None:
-        """A figure, None where it was not foretold."""
-        return value_of(self.readings, figure, state, point)
 
-
-TOLERANCE = 0.01
-"""How far a forecast of the peak may be from the measured one, as a fraction."""
 COMPARED = {
     "train_peak_bytes": "train_peak_bytes",
     "train_weights_bytes": "train_weights_bytes",
@@ -78,49 +73,40 @@ COMPARED = {
     "train_other_bytes": "train_other_bytes",
     "train_cuda_allocated_bytes": "train_rounded_bytes",
 }
-"""Measured figure, and the forecast that it is compared with."""
+"""A measured metric, and the estimated one that it is compared with."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of a recorded cell, foretold and measured."""
+    """One metric of a recorded cell, estimated and measured."""
 
     cell_id: str
     method: str
     size: int | None
     model: str
-    figure: str
-    predicted: float
+    metric: str
+    estimated: float
     measured: float
 
     @property
     def difference(self) -> float:
-        """As a fraction of what was measured."""
-        if self.predicted == self.measured:
+        """As a fraction of the measured value."""
+        if self.estimated == self.measured:
             return 0.0
-        return self.predicted / self.measured - 1 if self.measured else math.inf
+        return self.estimated / self.measured - 1 if self.measured else math.inf
 
     @property
     def beyond(self) -> bool:
-        """Whether the forecast is wrong: its peak, of the same count, is too far off."""
-        return self.figure == "train_peak_bytes" and abs(self.difference) > TOLERANCE
+        """Whether the estimate is wrong: its peak is too far from the measured one."""
+        return self.metric == "train_peak_bytes" and abs(self.difference) > TOLERANCE
 
 
-def compare(forecast: Forecast, record: Record) -> list[Comparison]:
-    """What was both foretold and measured of one cell."""
+def compare(estimate: Estimate, record: Record) -> list[Comparison]:
+    """The metrics of one cell that were both estimated and measured."""
     found = []
-    for measured, foretold in COMPARED.items():
-        there, here = value_of(record.readings, measured, UNMERGED), forecast.value(foretold, UNMERGED)
+    cell = record.cell
+    for measured, estimated in COMPARED.items():
+        there, here = record.value(measured, UNMERGED), estimate.value(estimated, UNMERGED)
         if there is not None and here is not None:
-            cell = record.cell
             found.append(Comparison(cell.id, cell.name, cell.size, cell.model, measured, here, there))
     return found
-
-
-def value_of(
-    readings: Sequence[Reading], figure: str, state: str, point: tuple[int, int] | None = None
-) -> float | None:
-    """The figure of a state, at a workload point (batch size, prompt length) where it depends on it."""
-    batch, length = (None, None) if point is None else point
-    wanted = (figure, state, batch, length)
-    return next((r.value for r in readings if (r.figure, r.state, r.batch_size, r.prompt_length) == wanted), None)

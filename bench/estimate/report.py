@@ -1,141 +1,123 @@
-"""How forecasts look: tables of 80 columns for a terminal, Markdown, CSV and JSON in base units."""
+"""What estimates say: tables of 80 columns for a reader, rows in base units for a program."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bench.estimate.estimate import GIB, RESERVE_BYTES, TOLERANCE, Comparison, Fit, Forecast
-from bench.records.conditions import differing, flat
-from bench.records.figures import Unit
-from bench.records.record import CONTROL, UNMERGED, Status
+import pandas as pd
+
+from bench.estimate.estimate import GIB, RESERVE_BYTES, TOLERANCE, Comparison, Estimate, Fit
+from bench.probes.registry import metrics
+from bench.records.conditions import differing, flatten
+from bench.records.metrics import Unit
+from bench.records.record import CONTROL, UNMERGED, Point, Status
 from bench.records.units import scale_for, show, significant
-from bench.report.table import Sheet, _markdown
+from bench.report.labels import size_label
+from bench.report.table import Column, Report, Table, Text
 
-FORMATS = ("text", "md", "csv", "json")
 TRAINING = (
-    ("trained", "trained_parameters", Unit.PARAMETERS),
-    ("file", "checkpoint_bytes", Unit.BYTES),
-    ("train mem", "train_peak_bytes", Unit.BYTES),
-    ("weights", "train_weights_bytes", Unit.BYTES),
-    ("gradients", "train_gradients_bytes", Unit.BYTES),
-    ("optimizer", "train_optimizer_state_bytes", Unit.BYTES),
-    ("other", "train_other_bytes", Unit.BYTES),
-    ("step FLOPs", "train_flops", Unit.FLOPS),
+    "trained_parameters",
+    "checkpoint_bytes",
+    "train_peak_bytes",
+    "train_weights_bytes",
+    "train_gradients_bytes",
+    "train_optimizer_state_bytes",
+    "train_other_bytes",
+    "train_flops",
 )
-PREFILL = (
-    ("cache length", "cache_length", Unit.COUNT),
-    ("cache", "cache_bytes", Unit.BYTES),
-    ("operations", "prefill_operations", Unit.COUNT),
-    ("matmuls", "prefill_matmuls", Unit.COUNT),
-    ("chain", "prefill_chain", Unit.COUNT),
-    ("matmul chain", "prefill_matmul_chain", Unit.COUNT),
-    ("FLOPs", "prefill_flops", Unit.FLOPS),
-)
-DECODE = (
-    ("operations", "decode_operations", Unit.COUNT),
-    ("matmuls", "decode_matmuls", Unit.COUNT),
-    ("chain", "decode_chain", Unit.COUNT),
-    ("matmul chain", "decode_matmul_chain", Unit.COUNT),
-    ("FLOPs", "decode_flops", Unit.FLOPS),
-)
-"""Header, figure and unit of each column."""
-LABELS = {
-    "train_peak_bytes": "train mem",
-    "train_weights_bytes": "  weights",
-    "train_gradients_bytes": "  gradients",
-    "train_optimizer_state_bytes": "  optimizer",
-    "train_other_bytes": "  other",
-    "train_cuda_allocated_bytes": "cuda alloc",
-}
+STRUCTURE = ("operations", "matmuls", "critical_path", "critical_path_matmuls", "flops")
+PREFILL = ("cache_length", "cache_bytes", *(f"prefill_{name}" for name in STRUCTURE))
+DECODE = tuple(f"decode_{name}" for name in STRUCTURE)
+METHOD = Column("method", left=True, wrap=True)
 
 
-def forecast_sheets(forecasts: Sequence[Forecast]) -> list[Sheet]:
+def estimate_report(estimates: Sequence[Estimate]) -> Report:
     """Training, cards, and both phases of inference, for each model, workload and device."""
-    groups: dict[str, list[Forecast]] = {}
-    for forecast in forecasts:
-        rest = {key: value for key, value in forecast.cell.config.items() if key not in ("method", "rival", "seed")}
-        groups.setdefault(json.dumps(rest, sort_keys=True), []).append(forecast)
-    return [sheet for group in groups.values() for sheet in _group(group)]
+    groups: dict[str, list[Estimate]] = {}
+    for estimate in estimates:
+        free = ("method", "reference", "seed")
+        held = {key: value for key, value in estimate.cell.config.items() if key not in free}
+        groups.setdefault(json.dumps(held, sort_keys=True), []).append(estimate)
+    rows = _rows(estimates)
+    tables = [table for group in groups.values() for table in _group(group)]
+    return Report(tables, frame=pd.DataFrame(rows, dtype=object), plain=rows)
 
 
-def _group(group: Sequence[Forecast]) -> list[Sheet]:
+def _group(group: Sequence[Estimate]) -> list[Table]:
     config = group[0].cell.config
     model, work, device = config["model"], config["workload"], config["device"]["type"]
     where = f"{group[0].cell.model}, {model['dtype']}, {model['attention']} attention, {device}"
-    names = dict(zip((f.cell.id for f in group), _labels(group), strict=True))
-    good = [forecast for forecast in group if forecast.status is Status.OK]
-    notes = [f"{names[f.cell.id]}: {f.status}: {f.reason}" for f in group if f.status is not Status.OK]
-    notes += [f"{names[f.cell.id]}: no {m.figure}: {m.reason}".replace("no *:", "") for f in good for m in f.missing]
+    names = dict(zip((one.cell.id for one in group), _labels(group), strict=True))
+    good = [estimate for estimate in group if estimate.status is Status.OK]
+    notes = [f"{names[one.cell.id]}: {one.status}: {one.reason}" for one in group if one.status is not Status.OK]
+    notes += [
+        f"{names[one.cell.id]}: {f'no {missing.metric}: ' if missing.metric else ''}{missing.reason}"
+        for one in good
+        for missing in one.missing
+    ]
     if not good:
-        return [Sheet(where, (("method", ""),), (), tuple(notes))]
+        return [Table(where, (METHOD,), (), tuple(map(Text, notes)))]
     step = f"a training step of {work['train_batch_size']} x {work['train_length']} tokens"
-    rows = [(names[f.cell.id], f, UNMERGED) for f in good]
-    found = [_figures(f"{where}: {step}", rows, TRAINING, None, notes)]
+    rows = [(names[one.cell.id], one, UNMERGED) for one in good]
+    found = [_metrics(f"{where}: {step}", rows, TRAINING, None, notes)]
     if good[0].fits:
         found.append(_cards(step, good, names, work["train_length"]))
     both = [("control", good[0], CONTROL), *rows]
     for point in good[0].cell.points:
         size = f"{point[0]} x {point[1]} tokens"
-        found.append(_figures(f"Prefill of {size}, cache of a sequence", both, PREFILL, point, ()))
-        found.append(_figures(f"One decode step after {size}", both, DECODE, point, ()))
+        found.append(_metrics(f"Prefill of {size}, cache of a sequence", both, PREFILL, point, ()))
+        found.append(_metrics(f"One decode step after {size}", both, DECODE, point, ()))
     return found
 
 
-def _labels(group: Sequence[Forecast]) -> list[str]:
-    """Method and size, and where two rows would be called the same, the settings in which they differ."""
-    plain = [f.cell.name + ("" if f.cell.size is None else f" {f.cell.size}") for f in group]
+def _labels(group: Sequence[Estimate]) -> list[str]:
+    """Method and size, and the settings that differ if two rows would have the same name."""
+    plain = [f"{one.cell.name} {size_label(one.cell)}".rstrip() for one in group]
     found = []
-    for name, forecast in zip(plain, group, strict=True):
-        same = [flat(other.cell.config) for label, other in zip(plain, group, strict=True) if label == name]
-        own = flat(forecast.cell.config)
-        told = [f"{key.partition('.')[2]}={own.get(key)}" for key in differing(same)]
-        found.append(" ".join([name, *told]))
+    for name, estimate in zip(plain, group, strict=True):
+        same = [flatten(other.cell.config) for label, other in zip(plain, group, strict=True) if label == name]
+        own = flatten(estimate.cell.config)
+        found.append(" ".join([name, *(f"{key.partition('.')[2]}={own.get(key)}" for key in differing(same))]))
     return found
 
 
-def _figures(
+def _metrics(
     title: str,
-    rows: Sequence[tuple[str, Forecast, str]],
-    columns: Sequence[tuple[str, str, Unit]],
-    point: tuple[int, int] | None,
+    rows: Sequence[tuple[str, Estimate, str]],
+    names: Sequence[str],
+    point: Point | None,
     notes: Sequence[str],
-) -> Sheet:
-    values = [[forecast.value(figure, state, point) for _, figure, _ in columns] for _, forecast, state in rows]
-    scales = [
-        scale_for((row[i] or 0 for row in values), unit) if unit is not Unit.COUNT else None
-        for i, (_, _, unit) in enumerate(columns)
-    ]
-    cells = [
-        [
-            "-" if v is None else f"{v:.0f}" if scale is None else scale.show(v)
-            for v, scale in zip(row, scales, strict=True)
-        ]
-        for row in values
-    ]
-    units = ["" if scale is None else scale.name for scale in scales]
-    headers = (("method", ""), *((name, unit) for (name, _, _), unit in zip(columns, units, strict=True)))
-    return Sheet(title, headers, tuple((row[0], *line) for row, line in zip(rows, cells, strict=True)), tuple(notes))
+) -> Table:
+    columns, cells = [METHOD], [[name] for name, _, _ in rows]
+    for name in names:
+        values = [estimate.value(name, state, point) for _, estimate, state in rows]
+        metric = metrics()[name]
+        scale = scale_for((value or 0 for value in values), metric.unit)
+        label = metric.label.removeprefix("prefill ").removeprefix("decode ")
+        columns.append(Column(label, scale.name))
+        for line, value in zip(cells, values, strict=True):
+            line.append("-" if value is None else scale.show(value))
+    return Table(title, tuple(columns), tuple(map(tuple, cells)), tuple(map(Text, notes)))
 
 
-def _cards(step: str, good: Sequence[Forecast], names: dict[str, str], length: int) -> Sheet:
-    needed = [(f.value("train_rounded_bytes", UNMERGED) or 0) + RESERVE_BYTES for f in good]
+def _cards(step: str, good: Sequence[Estimate], names: dict[str, str], length: int) -> Table:
+    needed = [(one.value("train_rounded_bytes", UNMERGED) or 0) + RESERVE_BYTES for one in good]
     scale = scale_for(needed, Unit.BYTES)
-    headers = (("method", ""), ("needs", scale.name), *((f"{_gib(fit)}", "GiB") for fit in good[0].fits))
+    columns = (METHOD, Column("needs", scale.name), *(Column(_gib(fit), "GiB") for fit in good[0].fits))
     rows = tuple(
-        (names[f.cell.id], scale.show(bytes_), *map(_answer, f.fits)) for f, bytes_ in zip(good, needed, strict=True)
+        (names[one.cell.id], scale.show(total), *map(_answer, one.fits))
+        for one, total in zip(good, needed, strict=True)
     )
     reserve = show(RESERVE_BYTES, Unit.BYTES)
-    notes = [f"needs: the peak in blocks of CUDA's allocator, and {reserve} for context, workspaces and holes"]
+    notes = [f"needs: the peak in blocks of CUDA's allocator, and {reserve} for context, workspaces and gaps"]
     if good[0].cell.config["device"]["type"] != "cuda":
-        notes.append("device=cpu: its attention kernels and optimiser; device=cuda for those that a card has")
+        notes.append("device=cpu: with the CPU's attention kernels and optimizer; use device=cuda for those of a card")
     if good[0].fits[0].largest_batch is not None:
-        notes.append(f"largest batch at {length} tokens / tokens of the longest sequence alone")
-    return Sheet(f"What fits which card: {step}", headers, rows, tuple(notes))
+        notes.append(f"largest batch at {length} tokens / tokens of the longest single sequence")
+    return Table(f"What fits which card: {step}", columns, rows, tuple(map(Text, notes)))
 
 
 def _gib(fit: Fit) -> str:
@@ -148,52 +130,51 @@ def _answer(fit: Fit) -> str:
     return f"{fit.largest_batch or 'no'} / {fit.longest or 'no'}"
 
 
-def comparison_sheet(comparisons: Sequence[Comparison], forecasts: Sequence[Forecast]) -> Sheet:
-    """Each figure foretold and measured, side by side."""
+def comparison_report(comparisons: Sequence[Comparison], estimates: Sequence[Estimate]) -> Report:
+    """Each metric estimated and measured, side by side."""
     rows = []
     last = ""
-    for row in comparisons:
-        named = f"{row.method}{'' if row.size is None else f' {row.size}'}, {row.model}"
-        name, last = ("" if row.cell_id == last else named), row.cell_id
-        both = [show(value, Unit.BYTES) for value in (row.predicted, row.measured)]
-        rows.append((name, LABELS[row.figure], *both, f"{row.difference:+.2%}"))
-    peaks = [row for row in comparisons if row.figure == "train_peak_bytes"]
-    beyond = sum(row.beyond for row in peaks)
-    exact = sum(row.predicted == row.measured for row in peaks)
-    notes = [
-        f"{len(peaks)} cells: the peak of {exact} is foretold to the byte, that of {beyond} not within {TOLERANCE:.0%}",
-        *(f"{f.cell.id}: {f.status}: {f.reason}" for f in forecasts if f.status is not Status.OK),
-    ]
-    headers = tuple((name, "") for name in ("cell", "figure", "foretold", "measured", "difference"))
-    return Sheet("Memory of a training step, foretold and measured", headers, tuple(rows), tuple(notes))
+    for one in comparisons:
+        named = f"{one.method}{'' if one.size is None else f' {one.size}'}, {one.model}"
+        name, last = ("" if one.cell_id == last else named), one.cell_id
+        both = [show(value, Unit.BYTES) for value in (one.estimated, one.measured)]
+        rows.append((name, _label(one.metric), *both, f"{one.difference:+.2%}"))
+    peaks = [one for one in comparisons if one.metric == "train_peak_bytes"]
+    beyond = sum(one.beyond for one in peaks)
+    exact = sum(one.estimated == one.measured for one in peaks)
+    notes = (
+        f"{len(peaks)} cells: {exact} peaks are estimated to the byte, {beyond} are off by more than {TOLERANCE:.0%}",
+        *(f"{one.cell.id}: {one.status}: {one.reason}" for one in estimates if one.status is not Status.OK),
+    )
+    columns = (
+        Column("cell", left=True, wrap=True),
+        Column("metric", left=True),
+        *map(Column, ("estimated", "measured", "difference")),
+    )
+    title = "Memory of a training step, estimated and measured"
+    plain = [asdict(one) for one in comparisons]
+    table = Table(title, columns, tuple(rows), tuple(map(Text, notes)))
+    return Report([table], frame=pd.DataFrame(plain, dtype=object), plain=plain)
 
 
-def rows_of(forecasts: Sequence[Forecast]) -> list[dict[str, Any]]:
-    """One row a figure, in base units: for CSV and JSON."""
+def _label(metric: str) -> str:
+    """The metric's label, indented below that of the peak."""
+    return ("" if metric == "train_peak_bytes" else "  ") + metrics()[metric].label
+
+
+def _rows(estimates: Sequence[Estimate]) -> list[dict[str, Any]]:
+    """One row for each metric, in base units."""
     found: list[dict[str, Any]] = []
-    for forecast in forecasts:
-        cell = forecast.cell
+    for estimate in estimates:
+        cell = estimate.cell
         ours = {"cell_id": cell.id, "method": cell.name, "size": cell.size, "model": cell.model}
-        head = {**ours, "status": str(forecast.status), "reason": forecast.reason}
+        head = {**ours, "status": str(estimate.status), "reason": estimate.reason}
         plain: dict[str, Any] = {"state": None, "batch_size": None, "prompt_length": None, "card_bytes": None}
-        found += [{**head, **plain, **asdict(reading)} for reading in forecast.readings]
-        for fit in forecast.fits:
+        found += [{**head, **plain, **asdict(one)} for one in estimate.measurements]
+        for fit in estimate.fits:
             answers = {key: value for key, value in asdict(fit).items() if key != "card_bytes" and value is not None}
             card = {**plain, "state": UNMERGED, "card_bytes": fit.card_bytes}
-            found += [{**head, **card, "figure": key, "value": int(value)} for key, value in answers.items()]
-        if not forecast.readings:
-            found.append({**head, **plain, "figure": None, "value": None})
+            found += [{**head, **card, "metric": key, "value": int(value)} for key, value in answers.items()]
+        if not estimate.measurements:
+            found.append({**head, **plain, "metric": None, "value": None})
     return found
-
-
-def render(many: Sequence[Sheet], rows: Sequence[dict[str, Any]], format: str) -> str:
-    """The forecasts as one of `FORMATS` but ``text``: sheets for a reader, rows for a program."""
-    if format == "json":
-        return json.dumps(list(rows), indent=2) + "\n"
-    if format == "md":
-        return "\n".join(map(_markdown, many))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

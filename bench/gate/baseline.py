@@ -1,5 +1,7 @@
-"""Baselines: what a later run is tested against. Each process's log-ratio is kept, so that it can be tested against
-and not only compared with, and every figure without noise.
+"""Baselines: what a later run is tested against.
+
+A baseline keeps the log-ratio of each process, so that a later run can be tested against it, and every deterministic
+metric.
 """
 
 from __future__ import annotations
@@ -11,19 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bench.config.aliases import baseline_from_schema_1
 from bench.errors import UsageError
-from bench.probes import figures
+from bench.probes.registry import metrics
 from bench.records.cell import STRICT, Cell
-from bench.records.record import MERGED, RIVAL, TRAIN, UNMERGED, Reading, Record, Status
-from bench.records.stats import log_ratio
+from bench.records.record import MERGED, REFERENCE, TRAIN, UNMERGED, Measurement, Record, Status
 from bench.records.store import read_json, write_json
 
-BASELINE_SCHEMA = 1
+# 1: until November 2026.
+# 2: the words of schema 2 of records (`bench.config.aliases`).
+BASELINE_SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Latency:
-    """The log-ratios to the control of one arm in one place, a number a process."""
+    """The log-ratios of one arm to the control at one workload point, a number a process."""
 
     __pydantic_config__: ClassVar = STRICT
 
@@ -36,14 +40,14 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a baseline keeps of one cell."""
+class BaselineCell:
+    """One cell of a baseline."""
 
     __pydantic_config__: ClassVar = STRICT
 
     cell_id: str
     cell: Cell
-    exact: tuple[Reading, ...]
+    exact: tuple[Measurement, ...]
     latencies: tuple[Latency, ...]
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -53,29 +57,33 @@ class Kept:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A sweep to compare later ones with."""
+    """The cells of a sweep, to compare later sweeps with."""
 
     __pydantic_config__: ClassVar = STRICT
 
     name: str
     saved: str
     """UTC, ISO 8601."""
-    cells: tuple[Kept, ...] = field(default_factory=tuple)
+    cells: tuple[BaselineCell, ...] = field(default_factory=tuple)
     schema_version: int = BASELINE_SCHEMA
 
 
-def keep(record: Record) -> Kept:
-    """What is compared of a record."""
-    known = figures()
+def summarize(record: Record) -> BaselineCell:
+    """What of a record is compared."""
+    known = metrics()
     logs: dict[tuple[str, str, int, int, bool], list[float]] = {}
     for pairs in sorted(record.pairs, key=lambda pairs: pairs.process):
-        if pairs.arm in (UNMERGED, MERGED) and pairs.phase != TRAIN:  # a rival's speed is no promise of ours
+        if pairs.arm in (UNMERGED, MERGED) and pairs.phase != TRAIN:  # the reference's speed is not ours to keep
             key = (pairs.phase, pairs.arm, pairs.batch_size, pairs.prompt_length, pairs.shared_weights)
-            logs.setdefault(key, []).append(log_ratio(pairs))
-    return Kept(
+            logs.setdefault(key, []).append(pairs.log_ratio)
+    return BaselineCell(
         cell_id=record.cell_id,
         cell=record.cell,
-        exact=tuple(r for r in record.readings if r.state != RIVAL and r.figure in known and known[r.figure].whole),
+        exact=tuple(
+            one
+            for one in record.measurements
+            if one.state != REFERENCE and one.metric in known and known[one.metric].integer
+        ),
         latencies=tuple(Latency(*key, tuple(values)) for key, values in logs.items()),
         machine=record.machine,
         versions=record.versions,
@@ -85,16 +93,16 @@ def keep(record: Record) -> Kept:
 
 
 def make_baseline(name: str, records: Sequence[Record]) -> Baseline:
-    """A baseline of records that ended well.
+    """A baseline of the records that are ok.
 
     Raises:
-        UsageError: none did.
+        UsageError: none is.
     """
     good = [record for record in records if record.status is Status.OK]
     if not good:
-        raise UsageError(f"baseline {name}: none of the {len(records)} records ended well; run the sweep again")
+        raise UsageError(f"baseline {name}: none of the {len(records)} records is ok; run the sweep again")
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Baseline(name, now, tuple(keep(record) for record in sorted(good, key=lambda record: record.cell_id)))
+    return Baseline(name, now, tuple(summarize(record) for record in sorted(good, key=lambda record: record.cell_id)))
 
 
 def baseline_path(folder: Path, name: str) -> Path:
@@ -104,7 +112,7 @@ def baseline_path(folder: Path, name: str) -> Path:
         UsageError: the name can't be a file's.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise UsageError(f"'{name}' is no name for a baseline: use up to 100 letters, digits, '.', '_' and '-'")
+        raise UsageError(f"'{name}' can't be the name of a baseline: use up to 100 letters, digits, '.', '_' and '-'")
     return folder / f"{name}.json"
 
 
@@ -116,7 +124,7 @@ def save_baseline(folder: Path, baseline: Baseline, replace: bool) -> Path:
     """
     path = baseline_path(folder, baseline.name)
     if path.exists() and not replace:
-        raise UsageError(f"{path} is there already: add --replace to move the baseline, or choose another name")
+        raise UsageError(f"{path} exists: add --replace to move the baseline, or choose another name")
     write_json(path, baseline)
     return path
 
@@ -129,17 +137,17 @@ def load_baseline(folder: Path, name: str) -> Baseline:
     """
     path = baseline_path(folder, name)
     try:
-        there = path.exists()
+        exists = path.exists()
         others = sorted(file.stem for file in folder.glob("*.json"))
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    if not there:
-        known = f"there are {', '.join(others)}" if others else "there is none yet"
-        raise UsageError(f"{path} is not there; {known}; make one: python -m bench baseline save {name} RECORDS")
-    baseline = read_json(path, Baseline, BASELINE_SCHEMA, "baseline")
-    for kept in baseline.cells:
-        if kept.cell.id != kept.cell_id:
-            raise UsageError(f"{path} was changed by hand: cells.{kept.cell_id} is {kept.cell.id}; save it anew")
+    if not exists:
+        known = f"choose from {', '.join(others)}" if others else "there is no baseline yet"
+        raise UsageError(f"{path} does not exist; {known}; or make it: python -m bench baseline save {name} RECORDS")
+    baseline = read_json(path, Baseline, BASELINE_SCHEMA, baseline_from_schema_1, "baseline")
+    for cell in baseline.cells:
+        if cell.cell.id != cell.cell_id:
+            raise UsageError(f"{path} was changed by hand: cells.{cell.cell_id} is {cell.cell.id}; save it again")
     if not baseline.cells:
-        raise UsageError(f"{path} has no cells: save it anew")
+        raise UsageError(f"{path} has no cells: save it again")
     return baseline

@@ -1,4 +1,4 @@
-"""A bursty neighbour: a program that makes a machine noisy, as builds and other tenants do. Ends with its parent."""
+"""A program that makes the machine noisy in bursts, as builds and other tenants do. It ends with its parent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BUFFER_BYTES = 32 << 20
 
 
 def main() -> None:
-    """Bursts of copying memory with pauses between, both of random length, until the parent is gone."""
+    """Copies memory in bursts, with pauses between them, both of random length, until the parent is gone."""
     parent, rng, buffer = os.getppid(), random.Random(0), bytearray(BUFFER_BYTES)
     while os.getppid() == parent:
         end = time.perf_counter() + rng.uniform(*BURST_SECONDS)

@@ -1,4 +1,4 @@
-"""How the verdicts of the gate look: for people, as JUnit XML and as annotations of GitHub Actions."""
+"""What the verdicts of the gate say: for people, as JUnit XML and as annotations of GitHub Actions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from bench.errors import UsageError
-from bench.gate.compare import Checked, worst
+from bench.gate.compare import MetricCheck, worst
 from bench.gate.rule import Verdict
 from bench.gate.trials import Trials, rates
 from bench.records.store import replace_file
+from bench.report.table import Column, Report, Table, Text
 
 STYLES = {
     Verdict.PASSED: "green",
@@ -26,48 +22,52 @@ STYLES = {
     Verdict.INCOMPARABLE: "yellow",
 }
 COMMANDS = {Verdict.REGRESSED: "error", Verdict.AMBIGUOUS: "warning", Verdict.INCOMPARABLE: "warning"}
-"""Of GitHub Actions, by verdict."""
+"""GitHub Actions' commands by verdict."""
+COLUMNS = tuple(
+    Column(name, left=True, wrap=name in ("change", "because"))
+    for name in ("metric", "where", "verdict", "change", "because")
+)
 
 
-def print_checked(checked: Sequence[Checked], console: Console) -> None:
-    """Cell by cell: each latency, each exact figure that changed, and how many did not."""
-    for cell in dict.fromkeys(one.cell_id for one in checked):
-        here = [one for one in checked if one.cell_id == cell]
-        shown = [one for one in here if one.timed or one.verdict is not Verdict.PASSED]
-        equal = len(here) - len(shown)
-        console.print(cell, style="bold", markup=False)
-        if shown:
-            table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-            for header in ("figure", "where", "verdict", "change", "because"):
-                table.add_column(header)
-            for one in shown:
-                told = _sentence(one)
-                name = "all figures" if one.figure == "*" else one.figure
-                place = "" if one.figure == "*" else one.place
-                verdict = Text(one.verdict, STYLES[one.verdict])
-                table.add_row(Text(name), Text(place), verdict, Text(told), Text(one.reason or ""))
-            console.print(table)
-        if equal:
-            console.print(f"{equal} exact figures are as they were", markup=False)
-        console.print()
+def checks_report(checks: Sequence[MetricCheck], move: str) -> Report:
+    """A table for each cell, then the counts; ``move`` is the command that moves the baseline."""
+    cells = dict.fromkeys(one.cell_id for one in checks)
+    tables = [_table(cell, [one for one in checks if one.cell_id == cell]) for cell in cells]
+    return Report(tables, closing=tuple(_conclusion(checks, move)))
 
 
-def print_conclusion(checked: Sequence[Checked], move: str, console: Console) -> None:
-    """The counts, and how to move the baseline where figures improved or were meant to change."""
-    counts = Counter(str(one.verdict) for one in checked)
-    console.print(
-        f"{worst(checked)}: " + ", ".join(f"{count} {verdict.lower()}" for verdict, count in sorted(counts.items())),
-        markup=False,
-    )
-    improved = [one for one in checked if one.change is not None and one.change.improved]
+def _table(cell: str, checks: Sequence[MetricCheck]) -> Table:
+    """Each latency, each exact metric that changed, and how many did not."""
+    shown = [one for one in checks if one.timed or one.verdict is not Verdict.PASSED]
+    equal = len(checks) - len(shown)
+    rows = [
+        (
+            one.metric or "all metrics",
+            one.place if one.metric else "",
+            str(one.verdict),
+            _sentence(one),
+            one.reason or "",
+        )
+        for one in shown
+    ]
+    notes = (Text(f"{equal} exact metrics are unchanged"),) if equal else ()
+    styles = {(number, 2): STYLES[one.verdict] for number, one in enumerate(shown)}
+    return Table(cell, COLUMNS, tuple(rows), notes, styles=styles)
+
+
+def _conclusion(checks: Sequence[MetricCheck], move: str) -> Iterator[str]:
+    """The counts, and how to move the baseline if metrics improved or a change is intended."""
+    counts = Counter(str(one.verdict) for one in checks)
+    yield f"{worst(checks)}: " + ", ".join(f"{count} {verdict.lower()}" for verdict, count in sorted(counts.items()))
+    improved = [one for one in checks if one.change is not None and one.change.improved]
     for one in improved:
-        console.print(f"faster: {one.cell_id} {one.figure}, {one.place}: {_sentence(one)}", markup=False)
-    if improved or any(one.verdict is Verdict.REGRESSED for one in checked):
-        why = "to keep what was gained" if improved else "if this is meant"
-        console.print(f"{why}, move the baseline: {move}", markup=False, soft_wrap=True)
+        yield f"faster: {one.cell_id} {one.metric}, {one.place}: {_sentence(one)}"
+    if improved or any(one.verdict is Verdict.REGRESSED for one in checks):
+        why = "to keep the gain" if improved else "if this is intended"
+        yield f"{why}, move the baseline: {move}"
 
 
-def _sentence(one: Checked) -> str:
+def _sentence(one: MetricCheck) -> str:
     """What changed and by how much."""
     if one.change is not None:
         change = one.change
@@ -78,9 +78,9 @@ def _sentence(one: Checked) -> str:
     return f"{one.before:.0f} became {after}"
 
 
-def github_annotations(checked: Sequence[Checked]) -> Iterator[str]:
-    """Workflow commands, a line each: errors, warnings, and a notice for what became faster."""
-    for one in checked:
+def github_annotations(checks: Sequence[MetricCheck]) -> Iterator[str]:
+    """Workflow commands, one a line: errors, warnings, and a notice for each metric that became faster."""
+    for one in checks:
         command = COMMANDS.get(one.verdict)
         if command is None and one.change is not None and one.change.improved:
             command = "notice"
@@ -89,8 +89,8 @@ def github_annotations(checked: Sequence[Checked]) -> Iterator[str]:
             yield f"::{command} title={title}::{_data(_line(one))}"
 
 
-def _line(one: Checked) -> str:
-    words = [one.figure if one.figure != "*" else "", one.place, _sentence(one), one.reason or ""]
+def _line(one: MetricCheck) -> str:
+    words = [one.metric or "", one.place, _sentence(one), one.reason or ""]
     return ": ".join(word for word in words if word)
 
 
@@ -102,8 +102,8 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def write_junit(checked: Sequence[Checked], name: str, strict: bool, path: Path) -> None:
-    """JUnit XML: a case a figure; what is not known is skipped, with ``strict`` a failure.
+def write_junit(checks: Sequence[MetricCheck], name: str, strict: bool, path: Path) -> None:
+    """JUnit XML: one case for each metric. What is unknown is skipped, or with ``strict`` a failure.
 
     Raises:
         UsageError: the file can't be written.
@@ -111,10 +111,10 @@ def write_junit(checked: Sequence[Checked], name: str, strict: bool, path: Path)
     from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
 
     suites = JUnitXml("peft-verdict")
-    for cell in dict.fromkeys(one.cell_id for one in checked):
+    for cell in dict.fromkeys(one.cell_id for one in checks):
         suite = TestSuite(cell)
-        for one in (one for one in checked if one.cell_id == cell):
-            case = TestCase(f"{one.figure} [{one.place}]", classname=f"{name}.{cell}", time=0.0)
+        for one in (one for one in checks if one.cell_id == cell):
+            case = TestCase(f"{one.metric or '*'} [{one.place}]", classname=f"{name}.{cell}", time=0.0)
             if one.verdict is Verdict.REGRESSED or (strict and one.verdict is not Verdict.PASSED):
                 case.result = [_result(Failure, one)]
             elif one.verdict is not Verdict.PASSED:
@@ -122,30 +122,31 @@ def write_junit(checked: Sequence[Checked], name: str, strict: bool, path: Path)
             suite.add_testcase(case)
         suite.update_statistics()  # type: ignore[no-untyped-call]
         suites.add_testsuite(suite)
-    # the statistics of each suite are its own; Jenkins' schema knows no count of the skipped at the root
+    # each suite has its own statistics; Jenkins' schema has no count of skipped cases at the root
     try:
         replace_file(path, suites.tostring())  # type: ignore[no-untyped-call]
     except OSError as error:
         raise UsageError(f"--junit {path}: {error.strerror}") from error
 
 
-def _result(kind: type[Any], one: Checked) -> Any:
+def _result(kind: type[Any], one: MetricCheck) -> Any:
     return kind(f"{one.verdict}: {_line(one)}", str(one.verdict))
 
 
-def print_rates(many: Sequence[Trials], console: Console) -> None:
-    """The gate's error rates, a row a condition and slowdown."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1))
-    for header in ("condition", "slowed by", "checks", "slower", "at first", "passed", "unclear", "TOST"):
-        table.add_column(header, justify="left" if header == "condition" else "right")
+def rates_report(many: Sequence[Trials]) -> Report:
+    """The gate's error rates: a row for each condition and slowdown."""
+    rows = []
     for trials in many:
         for found in rates(trials):
             counts = (found.regressed, found.regressed_at_first, found.passed, found.ambiguous)
-            cells = [f"{count / found.checks:.1%}" for count in counts]
+            shares = [f"{count / found.checks:.1%}" for count in counts]
             same = f"{found.equivalent / found.arms:.1%}"
-            table.add_row(found.condition, f"{found.slowdown:.0%}", str(found.checks), *cells, same)
-    console.print(table)
-    for trials in many:
-        if trials.check_seconds:
-            took = statistics.median(trials.check_seconds)
-            console.print(f"{trials.condition}: a whole check of one method took {took:.0f} s", markup=False)
+            rows.append((found.condition, f"{found.slowdown:.0%}", str(found.checks), *shares, same))
+    numbers = ("slowed by", "checks", "slower", "at first", "passed", "unclear", "TOST")
+    notes = tuple(
+        Text(f"{trials.condition}: a whole check of one method took {statistics.median(trials.check_seconds):.0f} s")
+        for trials in many
+        if trials.check_seconds
+    )
+    columns = (Column("condition", left=True), *map(Column, numbers))
+    return Report([Table("Error rates of the gate", columns, tuple(rows), notes)])

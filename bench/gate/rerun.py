@@ -1,4 +1,4 @@
-"""The regression gate: measures the cells of a baseline again and says what became of each figure."""
+"""The regression gate: it measures the cells of a baseline again and compares each metric."""
 
 from __future__ import annotations
 
@@ -9,66 +9,66 @@ from rich.console import Console
 
 from bench.errors import UsageError
 from bench.gate.baseline import Baseline
-from bench.gate.compare import Checked, check_cell, partner
+from bench.gate.compare import MetricCheck, check_cell, partner
 from bench.gate.rule import Verdict
 from bench.records.record import Record
-from bench.records.results import Resolved
+from bench.records.results import CheckedCell
 from bench.records.store import Store
-from bench.runner.engine import Measure
+from bench.runner.engine import Engine
 from bench.runner.progress import Progress
 from bench.runner.sweep import run_sweep
 
 
-def check_against(baseline: Baseline, records: Sequence[Record], threshold: float | None) -> list[Checked]:
-    """The verdicts on records that are there already: nothing is run, so nothing is repeated."""
-    return [one for kept in baseline.cells for one in check_cell(kept, partner(kept, records), threshold)]
+def check_against(baseline: Baseline, records: Sequence[Record], threshold: float | None) -> list[MetricCheck]:
+    """The verdicts on existing records: nothing is run, so nothing is repeated."""
+    return [one for cell in baseline.cells for one in check_cell(cell, partner(cell, records), threshold)]
 
 
 def check_again(
     baseline: Baseline,
-    cells: Sequence[Resolved],
+    cells: Sequence[CheckedCell],
     store: Store,
-    measure: Measure,
+    engine: Engine,
     threshold: float | None,
     console: Console,
-) -> list[Checked]:
-    """Runs the cells, and those whose latency regressed once more; ``store`` keeps the records.
+) -> list[MetricCheck]:
+    """Runs the cells, and once more those whose latency regressed; ``store`` keeps the records.
 
     Raises:
         UsageError: two cells of the baseline have become one.
     """
     if len(cells) != len(baseline.cells):
-        raise UsageError(f"baseline {baseline.name}: some of its cells are one and the same by now; save it anew")
-    first = _run(cells, store, measure, console)
+        raise UsageError(f"baseline {baseline.name}: some of its cells are the same cell now; save it again")
+    first = _run(cells, store, engine, console)
     pairs = list(zip(baseline.cells, cells, strict=True))
-    slower = [item for kept, item in pairs if _slower(check_cell(kept, first[item.cell.id], threshold))]
+    slower = [item for before, item in pairs if _slower(check_cell(before, first[item.cell.id], threshold))]
     if slower:
         console.print(f"slower: {', '.join(item.cell.id for item in slower)}; measured once more to be sure")
-    second = _run(slower, Store(store.folder / "repeat"), measure, console) if slower else {}
+    second = _run(slower, Store(store.folder / "repeat"), engine, console) if slower else {}
     return [
         one
-        for kept, item in pairs
-        for one in check_cell(kept, first[item.cell.id], threshold, second.get(item.cell.id))
+        for before, item in pairs
+        for one in check_cell(before, first[item.cell.id], threshold, second.get(item.cell.id))
     ]
 
 
-def _slower(checked: Sequence[Checked]) -> bool:
-    return any(one.timed and one.verdict is Verdict.REGRESSED for one in checked)
+def _slower(checks: Sequence[MetricCheck]) -> bool:
+    return any(one.timed and one.verdict is Verdict.REGRESSED for one in checks)
 
 
-def _run(cells: Sequence[Resolved], store: Store, measure: Measure, console: Console) -> dict[str, Record]:
+def _run(cells: Sequence[CheckedCell], store: Store, engine: Engine, console: Console) -> dict[str, Record]:
     store.open()
-    summary = run_sweep(cells, "check", store, measure, Progress(console), fresh=True)
+    summary = run_sweep(cells, "check", store, engine, Progress(console), fresh=True)
     return {record.cell_id: record for record in summary.records}
 
 
-def status_of(checked: Sequence[Checked], strict: bool) -> int:
-    """0 where all passed, 1 where something regressed, 3 where nothing did and something is not known."""
-    verdicts = {one.verdict for one in checked}
+def status_of(checks: Sequence[MetricCheck], strict: bool) -> int:
+    """0 if all passed, 1 if something regressed, 3 if nothing did but something is unknown."""
+    verdicts = {one.verdict for one in checks}
     if Verdict.REGRESSED in verdicts:
         return 1
     unknown = verdicts & {Verdict.AMBIGUOUS, Verdict.INCOMPARABLE}
-    return (1 if strict else 3) if unknown or not checked else 0
+    return (1 if strict else 3) if unknown or not checks else 0
 
 
 def records_folder(results: Path, name: str) -> Path:

@@ -19,7 +19,7 @@ SAFE = 0.95
 
 
 class Verdict(StrEnum):
-    """What the gate says of one figure."""
+    """What the gate says of one metric."""
 
     PASSED = "PASSED"
     REGRESSED = "REGRESSED"
@@ -34,7 +34,7 @@ class Rule:
     threshold: float = 0.03
     """A smaller estimate is no regression, however sure."""
     passed_below: float = 0.05
-    """What a passing figure certainly did not lose."""
+    """What a passing metric certainly did not lose."""
 
     @classmethod
     def at(cls, threshold: float) -> Rule:
@@ -60,7 +60,7 @@ class Change:
 
 
 def judge(before: Sequence[float], after: Sequence[float], rule: Rule) -> Change:
-    """The verdict on the log-ratios of one figure, a number a process on each side.
+    """The verdict on the log-ratios of one metric, a number a process on each side.
 
     Raises:
         ValueError: a side has fewer than two processes, which leaves no spread to judge by.

@@ -1,6 +1,6 @@
-"""Measures the gate's own error rates: a known slowdown in a real model, many runs, quiet and beside a neighbour.
+"""Measures the gate's own error rates: known slowdowns in a real model, many runs, on a quiet and on a noisy machine.
 
-Runs are written as they end; the same command goes on where it was. What they mean is in `bench.gate.trials`.
+Each run is written when it ends, and the same command goes on from there. `bench.gate.trials` computes the rates.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.config.aliases import trials_from_schema_1
 from bench.errors import UsageError
 from bench.gate.trials import TRIALS_SCHEMA, Run, Trials
 from bench.records.machine import commit, machine, versions
 from bench.records.record import Status
-from bench.records.results import Resolved, Timed
-from bench.records.stats import log_ratio
+from bench.records.results import CheckedCell, LatencySamples
 from bench.records.store import read_json, write_json
-from bench.runner.local import Children
+from bench.runner.local import LocalEngine
 
 SLOWDOWNS = {"zero_a": 0.0, "zero_b": 0.0, "five": 0.05, "two": 0.02, "ten": 0.10}
-SELDOM = ("two", "ten")
+RARE = ("two", "ten")
 EVERY = 8
-"""The slowdowns for which no goal is set run along in every eighth run."""
+"""The rare slowdowns, for which there is no goal, are part of every eighth run."""
 
 
 def trials_path(folder: Path, noisy: bool) -> Path:
@@ -41,18 +41,20 @@ def read_trials(path: Path) -> Trials:
     Raises:
         UsageError: the file is torn or of another schema.
     """
-    return read_json(path, Trials, TRIALS_SCHEMA, "selftest")
+    return read_json(path, Trials, TRIALS_SCHEMA, trials_from_schema_1, "selftest")
 
 
-def run_trials(path: Path, item: Resolved, wanted: int, noisy: bool, children: Children, console: Console) -> Trials:
-    """Runs what is missing of ``wanted`` runs.
+def run_trials(
+    path: Path, item: CheckedCell, wanted: int, noisy: bool, engine: LocalEngine, console: Console
+) -> Trials:
+    """Runs the trials that are missing.
 
     Raises:
-        UsageError: the trials there are of another configuration or machine, or a child failed.
+        UsageError: the stored trials have another configuration or machine, or a child failed.
     """
     config = item.cell.config
     if config["precision"]["processes"] < 2:
-        raise UsageError("precision.processes: a spread to judge by needs two processes")
+        raise UsageError("precision.processes: a spread needs two processes")
     trials = Trials("noisy" if noisy else "quiet", SLOWDOWNS, config)
     if path.exists():
         trials = read_trials(path)
@@ -64,35 +66,35 @@ def run_trials(path: Path, item: Resolved, wanted: int, noisy: bool, children: C
         trials = dataclasses.replace(trials, machine=machine(), versions=versions(), commit=commit())
     if len(trials.runs) >= wanted:
         return trials
-    with _neighbour() if noisy else contextlib.nullcontext():
+    with _noise() if noisy else contextlib.nullcontext():
         started = time.monotonic()
-        record = children(item.cell, "selftest", str)
+        record = engine.measure(item.cell, "selftest", str)
         if record.status is not Status.OK:
             raise UsageError(f"{item.cell.id} {record.status}: {record.reason}")
         trials = dataclasses.replace(trials, check_seconds=(*trials.check_seconds, time.monotonic() - started))
         write_json(path, trials)
         while len(trials.runs) < wanted:
-            trials = dataclasses.replace(trials, runs=(*trials.runs, _run(len(trials.runs), item, children)))
+            trials = dataclasses.replace(trials, runs=(*trials.runs, _run(len(trials.runs), item, engine)))
             write_json(path, trials)
             console.print(f"run {len(trials.runs)} of {wanted}: {trials.runs[-1].seconds:.0f} s", markup=False)
     return trials
 
 
-def _run(number: int, item: Resolved, children: Children) -> Run:
-    arms = {arm: slow for arm, slow in SLOWDOWNS.items() if number % EVERY == 0 or arm not in SELDOM}
-    timed = Timed()
+def _run(number: int, item: CheckedCell, engine: LocalEngine) -> Run:
+    arms = {arm: slow for arm, slow in SLOWDOWNS.items() if number % EVERY == 0 or arm not in RARE}
+    samples = LatencySamples()
     started = time.monotonic()
     config = item.cell.config
-    outcome = children.replicate("bench.worker.slowdown:measure_injected", config, (config, arms), timed, str)
+    outcome = engine.replicate("bench.worker.slowdown:measure_injected", config, (config, arms), samples, str)
     if outcome.status is not Status.OK:
         raise UsageError(f"run {number + 1} {outcome.status}: {outcome.reason}")
-    logs = {arm: tuple(log_ratio(own) for own in timed.pairs if own.arm == arm) for arm in arms}
+    logs = {arm: tuple(own.log_ratio for own in samples.pairs if own.arm == arm) for arm in arms}
     return Run(logs, round(time.monotonic() - started, 2))
 
 
 @contextlib.contextmanager
-def _neighbour() -> Iterator[None]:
-    """A bursty neighbour for as long as this lasts."""
+def _noise() -> Iterator[None]:
+    """A noisy machine for as long as this lasts."""
     process = subprocess.Popen([sys.executable, "-m", "bench.gate.noise"])
     try:
         yield

@@ -1,4 +1,4 @@
-"""The gate's own error rates: trials with a known truth, and what the rule makes of them. Pure but for the reading."""
+"""The gate's own error rates: trials whose truth is known, and the rule's verdicts on them. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from bench.gate.rule import SAME_MACHINE, Rule, Verdict, confirmed, judge
 from bench.records import stats
 from bench.records.cell import STRICT
 
-TRIALS_SCHEMA = 1
+# 1: until November 2026.
+# 2: the configuration in the words of schema 2 of records (`bench.config.aliases`).
+TRIALS_SCHEMA = 2
 ALPHA = 0.05
 LEAST_RUNS = 3
 """A run, the one before it as a baseline, and another one as its repeat."""
@@ -34,13 +36,13 @@ class Trials:
     __pydantic_config__: ClassVar = STRICT
 
     condition: str
-    """``quiet``, or ``noisy``: beside a bursty neighbour."""
+    """``quiet``, or ``noisy``: beside a program that copies memory in bursts."""
     slowdowns: Mapping[str, float]
-    """What was injected, by arm: 0.05 is five per cent."""
+    """The injected slowdown of each arm: 0.05 is five per cent."""
     config: Mapping[str, Any]
     runs: tuple[Run, ...] = ()
     check_seconds: tuple[float, ...] = ()
-    """What a whole check of the configured method took, figures and latency: `gate` minus reading the baseline."""
+    """Seconds of a whole check of the configured method: metrics and latency."""
     machine: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
@@ -49,7 +51,7 @@ class Trials:
 
 @dataclass(frozen=True)
 class Rates:
-    """What came out for one injected slowdown."""
+    """The verdicts for one injected slowdown."""
 
     condition: str
     slowdown: float
@@ -67,8 +69,7 @@ class Rates:
 def rates(trials: Trials, rule: Rule = SAME_MACHINE) -> list[Rates]:
     """Error rates by slowdown. Run i is checked against the unslowed copy of run i - 1 and repeated by run i + 1.
 
-    So each run serves as a baseline once, as the thing checked once, and both ways only for its neighbours: an unlucky
-    baseline spoils one check, not all of them.
+    So each run is a baseline once and is checked once: an unlucky baseline spoils one check, not all of them.
     """
     zero = [arm for arm, slowdown in trials.slowdowns.items() if slowdown == 0]
     found: dict[float, list[tuple[Verdict, Verdict]]] = {}
@@ -93,7 +94,7 @@ def rates(trials: Trials, rule: Rule = SAME_MACHINE) -> list[Rates]:
 
 
 def _stopped(values: Sequence[float], config: Mapping[str, Any]) -> Sequence[float]:
-    """The processes after which a check of this arm alone would have stopped (`bench.runner.stopping.enough`)."""
+    """The processes after which a check of this arm alone would have stopped (`bench.runner.stopping`)."""
     least = config["precision"]["processes"]
     for count in range(least, len(values)):
         if stats.narrow(values[:count], config["precision"]["margin"]):

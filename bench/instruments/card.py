@@ -1,6 +1,6 @@
 """The state of a graphics card, as its driver tells it: clocks, power, temperature, who else is on it.
 
-Clocks and power cap are read and left alone. A card that slowed itself down, or that others computed on, gives figures
+Clocks and power cap are read and left alone. A card that slowed itself down, or that others computed on, gives metrics
 that a reader should be warned of. Everything is read through NVML, NVIDIA's management library; where it is missing,
 nothing is known, which is said and stops no measurement.
 """
@@ -59,7 +59,7 @@ class Nvml:
         except Exception:  # NVML's own errors derive from Exception alone, and torch's for a card that is gone
             return None
 
-    def look(self) -> Card:
+    def snapshot(self) -> Card:
         """The card at this moment."""
         nvml, handle = self.library, self.handle
         reasons = self._ask(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)) or 0
@@ -89,8 +89,8 @@ class Nvml:
         return answer.decode() if isinstance(answer, bytes) else answer
 
 
-def remarks(seen: Sequence[Card]) -> list[str]:
-    """What a reader of figures that were measured while the card was ``seen`` so should know."""
+def card_warnings(seen: Sequence[Card]) -> list[str]:
+    """What a reader of metrics that were measured while the card was ``seen`` so should know."""
     found = []
     if slowed := [reason for reason in SLOWED.values() if any(reason in card.slowed_by for card in seen)]:
         found.append(f"the card was slowed down: {', '.join(slowed)}")

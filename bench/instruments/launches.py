@@ -62,7 +62,7 @@ def summed(events: Iterable[Any], steps: int) -> Launches:
     return Launches(len(spans) / steps, busy * 1e-6 / steps)
 
 
-def joules_a_step(
+def energy_per_step(
     steps: Steps, most: int, clock: Callable[[Callable[[], None]], float], joules: Joules
 ) -> float | None:
     """Energy of one step over many of them, no more than ``most`` in a row; None where the card does not count it."""

@@ -1,8 +1,8 @@
-"""What is timed step by step, prefill and decode, in each way of executing a model.
+"""Steps that are timed: prefill and decode, in each way of executing a model.
 
-A step is launched by Python operation by operation (*eager*), from code that ``torch.compile`` made of the model, or as
-one CUDA graph that was captured once and is replayed. At batch 1 an eager decode step times the host and not the
-device, so that these are cells of their own and never rows of one table.
+A step is launched by Python operation by operation (*eager*), runs code that ``torch.compile`` generated, or replays a
+CUDA graph that was captured once. At batch 1 an eager decode step times the host and not the device. So these runtimes
+are different cells and never stand in one table.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, StaticCache
 
-from bench.config.schema import CacheKind, Execution, Runtime
+from bench.config.schema import MAX_STEPS, CacheKind, Execution, Runtime
 from methods import Unsupported
 from methods.compat import cache_argument, cache_of
 
-MOST_STEPS = 64
-"""Longest run of decode steps, discarded ones included, before the cache is cut back to the prompt."""
 CAPTURE_WARMUP = 3
-"""Runs before a capture, on its own stream, in which libraries allocate what they keep for that stream."""
+"""Runs before a capture, on the capture's stream, in which libraries allocate what they keep for that stream."""
 COMPILE_WARMUP = 3
-"""Runs after which nothing may be compiled any more."""
+"""Runs after which nothing may be compiled again."""
 
 EAGER = Runtime(name="eager")
-MOST_COMPILED = 4096
+MAX_COMPILED = 4096
 """Compiled forms of one function: one for each arm, phase and workload point."""
 
 Run = Callable[[], object]
@@ -38,21 +36,21 @@ Call = Callable[..., Any]
 
 
 class Steps(Protocol):
-    """Something that is timed step by step."""
+    """Steps that can be timed."""
 
     def run(self, count: int) -> None:
         """Runs ``count`` steps."""
 
     def reset(self) -> None:
-        """Goes back to where the first step began."""
+        """Goes back to the state before the first step."""
 
 
 class Prefill:
     """One forward pass over the prompt [B, T] that fills an empty cache, logits of the last token only."""
 
     def __init__(self, model: PreTrainedModel, prompt: Tensor, runtime: Runtime = EAGER) -> None:
-        call = called(model, runtime)
-        self.once = launched(lambda: call(input_ids=prompt, use_cache=True, logits_to_keep=1), runtime)
+        call = forward_fn(model, runtime)
+        self.once = prepare_step(lambda: call(input_ids=prompt, use_cache=True, logits_to_keep=1), runtime)
 
     def run(self, count: int) -> None:
         for _ in range(count):
@@ -65,16 +63,19 @@ class Prefill:
 class Decode:
     """One token a sequence [B, 1] on top of a cache that holds the prompt (and virtual tokens, if any)."""
 
-    def __init__(self, model: PreTrainedModel, prompt: Tensor, runtime: Runtime = EAGER) -> None:
+    def __init__(
+        self, model: PreTrainedModel, prompt: Tensor, runtime: Runtime = EAGER, filled: Cache | None = None
+    ) -> None:
+        """``filled``: what `filled_cache` gives for this prompt; None to fill a cache here."""
         self.model = model
         self.prompt = prompt
         self.static = runtime.cache is CacheKind.static
-        self.cache = self._filled()
+        self.cache = self._start(filled)
         self.length = int(self.cache.get_seq_length())
         """Positions that the cache holds before the first step."""
-        call, token, argument = called(model, runtime), prompt[:, -1:], cache_argument(model)
-        self.once = launched(lambda: call(input_ids=token, use_cache=True, **{argument: self.cache}), runtime)
-        self.reset()  # what was tried out has left its tokens
+        call, token, argument = forward_fn(model, runtime), prompt[:, -1:], cache_argument(model)
+        self.once = prepare_step(lambda: call(input_ids=token, use_cache=True, **{argument: self.cache}), runtime)
+        self.reset()  # compiling and capturing have run the step
 
     def run(self, count: int) -> None:
         for _ in range(count):
@@ -83,48 +84,54 @@ class Decode:
     def reset(self) -> None:
         layers: list[Any] = self.cache.layers
         if self.static:
-            for layer in layers:  # in place, since a graph goes on to read it; no release crops a static cache so
+            for layer in layers:  # in place, because a graph reads it; transformers can't crop a static cache in place
                 layer.cumulative_length.fill_(self.length)
         elif all(getattr(layer, "is_croppable", True) for layer in layers):
             self.cache.crop(self.length - int(self.cache.get_seq_length()))
         else:
-            self.cache = self._filled()
+            self.cache = self._start(None)
 
-    def _filled(self) -> Cache:
-        cache = cache_of(self.model(input_ids=self.prompt, use_cache=True, logits_to_keep=1))
-        assert cache is not None
-        return preallocated(self.model, cache) if self.static else cache
+    def _start(self, filled: Cache | None) -> Cache:
+        cache = filled_cache(self.model, self.prompt) if filled is None else filled
+        return static_cache(self.model, cache) if self.static else cache
+
+
+def filled_cache(model: PreTrainedModel, prompt: Tensor) -> Cache:
+    """The cache after one forward pass over the prompt [B, T]."""
+    cache = cache_of(model(input_ids=prompt, use_cache=True, logits_to_keep=1))
+    assert cache is not None
+    return cache
 
 
 PHASES: Mapping[str, type[Prefill] | type[Decode]] = {"prefill": Prefill, "decode": Decode}
 
 
 def compile_without_end() -> None:
-    """Has torch compile every arm, in the whole process.
+    """Lifts torch's limit on compiled forms of a function, in the whole process.
 
-    All are compiled from the same functions, and past its limit it would go on in Python without a word.
+    All arms are compiled from the same functions. Beyond the limit torch would silently run them eagerly.
     """
     settings: Any = torch._dynamo.config
-    settings.recompile_limit = settings.accumulated_recompile_limit = MOST_COMPILED
+    settings.recompile_limit = settings.accumulated_recompile_limit = MAX_COMPILED
     settings.fail_on_recompile_limit_hit = True
 
 
-def called(model: PreTrainedModel, runtime: Runtime) -> Call:
-    """What is called in place of the model."""
+def forward_fn(model: PreTrainedModel, runtime: Runtime) -> Call:
+    """The function that is called for a forward pass: the model, or its compiled form."""
     if runtime.execution is not Execution.compile:
         return model
     compiled: Call = torch.compile(model, backend=runtime.backend, dynamic=False)
     return compiled
 
 
-def launched(step: Run, runtime: Runtime) -> Run:
-    """What is run in place of one step, which has run by then where it had to be compiled or captured.
+def prepare_step(step: Run, runtime: Runtime) -> Run:
+    """A step that is ready to be timed: compiled or captured, where the runtime asks for it.
 
     Raises:
         Unsupported: it can't be compiled here, or no CUDA graph can be made of it.
     """
     if runtime.execution is Execution.cudagraph:
-        return Replayed(step)
+        return CapturedGraph(step)
     if runtime.execution is Execution.compile:
         compile_once(step)
     return step
@@ -148,7 +155,7 @@ def compile_once(step: Run) -> None:
         raise Unsupported("execution=compile: the model is compiled again at every step")
 
 
-class Replayed:
+class CapturedGraph:
     """A step captured as a CUDA graph.
 
     It keeps the step, and so all tensors that the graph reads: memory that nobody refers to is given to others.
@@ -206,15 +213,15 @@ def _first(error: BaseException) -> str:
     return str(kind[-1]).split("\n", maxsplit=1)[0]
 
 
-def preallocated(model: PreTrainedModel, filled: Cache) -> Cache:
-    """A static cache with the same keys and values and room for `MOST_STEPS` more: the addresses stay, as graphs need.
+def static_cache(model: PreTrainedModel, filled: Cache) -> Cache:
+    """A static cache with the same keys and values and room for `MAX_STEPS` more: the addresses stay, as graphs need.
 
     Raises:
         Unsupported: a layer sees a window only, whose cache a step can't be taken back in.
     """
     length = int(filled.get_seq_length())
     config = model.config.get_text_config()
-    static = StaticCache(config=config, max_cache_len=length + MOST_STEPS)
+    static = StaticCache(config=config, max_cache_len=length + MAX_STEPS)
     layers: list[Any] = filled.layers
     if any(getattr(layer, "is_sliding", False) for layer in (*layers, *static.layers)):
         raise Unsupported("cache=static: layers with sliding-window attention can't be taken back a step in it")

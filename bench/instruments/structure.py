@@ -7,7 +7,7 @@ Two disjoint parts of one storage thereby look dependent, so a chain can only be
 ``scaled_dot_product_attention`` is one operation and one matrix product here whichever backend runs. It is a composite:
 below it, flash, memory-efficient and cuDNN attention are single ATen operations with different helpers around them
 (padding, mask conversion), while the math backend is two products, a softmax and more. Which one runs depends on
-device, dtype, mask, head size and autograd, and the figure must not. A dispatch mode sees only what is below; hence a
+device, dtype, mask, head size and autograd, and the metric must not. A dispatch mode sees only what is below; hence a
 function mode, which sees the call itself, hides what is inside. Attention written out by hand ("eager") keeps its two
 products.
 
@@ -36,15 +36,15 @@ from bench.instruments.memory import storages
 
 @dataclass(frozen=True)
 class Structure:
-    """What was computed; all figures are counts."""
+    """What was computed; all metrics are counts."""
 
     operations: int
     """Operations that compute: views, metadata changes, uninitialised allocations and reads into Python are not."""
     matmuls: int
     """Matrix products, fused attention being one."""
-    chain: int
+    critical_path: int
     """Operations on the longest path of dependent ones, whether or not its result is used."""
-    matmul_chain: int
+    critical_path_matmuls: int
     """Matrix products on the path that has most of them."""
     flops: int
     """Floating-point operations of matrix products and convolutions; a multiply-add is two, causality is ignored."""
@@ -106,13 +106,13 @@ class StructureCounter(TorchDispatchMode):
         self._depths: weakref.WeakKeyDictionary[torch.UntypedStorage, _Depth] = weakref.WeakKeyDictionary()
         self._attention = _AttentionMode(self)
         self._operations = self._matmuls = self._flops = 0
-        self._chain = self._matmul_chain = 0
+        self._critical_path = self._critical_path_matmuls = 0
         self.hidden = False
         """True inside an operation that is counted as a whole."""
 
     def result(self) -> Structure:
         """The counts so far."""
-        return Structure(self._operations, self._matmuls, self._chain, self._matmul_chain, self._flops)
+        return Structure(self._operations, self._matmuls, self._critical_path, self._critical_path_matmuls, self._flops)
 
     def __enter__(self) -> Self:
         self._attention.__enter__()
@@ -166,8 +166,8 @@ class StructureCounter(TorchDispatchMode):
             self._depths[storage] = depth
         self._operations += operations
         self._matmuls += matmuls
-        self._chain = max(self._chain, depth.operations)
-        self._matmul_chain = max(self._matmul_chain, depth.matmuls)
+        self._critical_path = max(self._critical_path, depth.operations)
+        self._critical_path_matmuls = max(self._critical_path_matmuls, depth.matmuls)
 
 
 class _AttentionMode(TorchFunctionMode):

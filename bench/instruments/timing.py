@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bench.instruments.steps import MOST_STEPS, Steps
+from bench.config.schema import MAX_STEPS
+from bench.instruments.steps import Steps
 
 SETTLED_SECONDS = 0.03
 """After so long an arm runs as it will. On 2 cores, medians over 16 to 120 switches between copies: of a 3.3 ms step
@@ -45,7 +46,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Effort:
+class TimingConfig:
     """How much is timed; see ``conf/precision``. Warm-up and discarded steps are upper bounds, for short steps."""
 
     pairs: int
@@ -90,7 +91,7 @@ def _cuda_seconds(work: Callable[[], None]) -> float:
 
 
 def time_pairs(
-    control: Steps, arms: Mapping[str, Steps], protocol: Effort, clock: Clock, rng: random.Random
+    control: Steps, arms: Mapping[str, Steps], protocol: TimingConfig, clock: Clock, rng: random.Random
 ) -> dict[str, Blocks]:
     """Times every arm against the control, one arm after the other in random order.
 
@@ -131,12 +132,12 @@ def _columns(
     return tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple(r[2] for r in rows)
 
 
-def _calibrate(all_steps: Sequence[Steps], protocol: Effort, clock: Clock) -> Block:
+def _calibrate(all_steps: Sequence[Steps], protocol: TimingConfig, clock: Clock) -> Block:
     """Warms every arm up and lays out the block by the shortest step among them, so that every block is long enough."""
     step = min(_warm(timed, protocol.warmup_steps, clock) for timed in all_steps)
     discarded = min(protocol.discarded_steps, max(1, math.ceil(SETTLED_SECONDS / step)))
     seconds = max(protocol.block_seconds, RESOLVED * clock.resolution_seconds)
-    steps = max(1, min(math.ceil(seconds / step), MOST_STEPS - discarded))
+    steps = max(1, min(math.ceil(seconds / step), MAX_STEPS - discarded))
     return Block(steps, discarded)
 
 

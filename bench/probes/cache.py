@@ -1,20 +1,20 @@
-"""The cache after prefill, read from the cache object, and the positions that each layer fed forward to fill it."""
+"""The cache after prefill, read from the cache object, and how many positions each layer fed forward to fill it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from bench.records.figures import Better, Figure, Unit
-from bench.records.record import Missing, Reading
-from bench.workload.subject import Stage, Subject
+from bench.records.metrics import Better, Metric, Unit
+from bench.records.record import Measurement, Missing
+from bench.workload.subject import InferenceSubject
 
-FIGURES = (
-    Figure("cache_length", "cache", Unit.TOKENS, Better.LOWER, "Positions in the cache of a layer after prefill."),
-    Figure(
+METRICS = (
+    Metric("cache_length", "cache", Unit.TOKENS, Better.LOWER, "Positions in the cache of a layer after prefill."),
+    Metric(
         "cache_bytes", "cache size", Unit.BYTES, Better.LOWER, "Bytes of keys and values for one sequence, all layers."
     ),
-    Figure(
+    Metric(
         "fed_positions",
         "fed",
         Unit.TOKENS,
@@ -22,11 +22,11 @@ FIGURES = (
         "Positions that the last decoder layer fed forward at prefill.",
     ),
 )
-STAGES = frozenset({Stage.BASE, Stage.SERVED})
+NEEDS_DATA = False
 
 
-def measure(subject: Subject) -> Iterator[Reading | Missing]:
-    """One prefill a workload point."""
+def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missing]:
+    """One prefill for each workload point."""
     import torch
 
     from methods.anatomy import sizes_of
@@ -34,13 +34,13 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
 
     seen: list[int | None] = []
 
-    def look(_module: Any, args: tuple[Any, ...]) -> None:
+    def record_length(_module: Any, args: tuple[Any, ...]) -> None:
         hidden = args[0] if args else None  # [B, positions, d]
         seen.append(hidden.shape[1] if isinstance(hidden, torch.Tensor) else None)
 
     last = subject.base.get_submodule(sizes_of(subject.base).layers[-1])
     for batch, length in subject.plan.points():
-        handle = last.register_forward_pre_hook(look)
+        handle = last.register_forward_pre_hook(record_length)
         try:
             with torch.no_grad():
                 prompt = subject.prompt(batch, length)
@@ -51,10 +51,10 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
         layers: list[Any] = cache.layers  # transformers' union also names kinds without keys
         tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) // batch
-        yield Reading("cache_length", int(cache.get_seq_length()), subject.state, batch, length)
-        yield Reading("cache_bytes", size, subject.state, batch, length)
+        yield Measurement("cache_length", int(cache.get_seq_length()), subject.state, batch, length)
+        yield Measurement("cache_bytes", size, subject.state, batch, length)
         fed = seen.pop()
         if fed is None:
-            yield Missing("fed_positions", subject.state, "the method gives its layers something else than a tensor")
+            yield Missing("fed_positions", subject.state, "the method does not pass its layers a tensor")
         else:
-            yield Reading("fed_positions", fed, subject.state, batch, length)
+            yield Measurement("fed_positions", fed, subject.state, batch, length)

@@ -1,25 +1,25 @@
-"""What the device does in a step, as it is executed: kernels, busy time, energy; and where a compiler broke off."""
+"""What the device does in a step: kernels, busy time, energy; and graph breaks of the compiler."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
 
-from bench.records.figures import Better, Figure, Unit
-from bench.records.record import Missing, Reading
-from bench.workload.subject import Stage, Subject
+from bench.records.metrics import Better, Metric, Unit
+from bench.records.record import Measurement, Missing
+from bench.workload.subject import InferenceSubject
 
 PHASES = {"prefill": "prefill", "decode": "decode step"}
 COUNTED = ("kernels", "busy_seconds")
 ENERGY, BREAKS = "decode_joules_per_token", "decode_graph_breaks"
-_unsteady = partial(Figure, better=Better.LOWER, steady=False)
-FIGURES = (
+_varying = partial(Metric, better=Better.LOWER, deterministic=False)
+METRICS = (
     *(
-        figure
+        metric
         for phase, what in PHASES.items()
-        for figure in (
-            _unsteady(f"{phase}_kernels", f"{phase} kernels", Unit.COUNT, meaning=f"Kernels of one {what}."),
-            _unsteady(
+        for metric in (
+            _varying(f"{phase}_kernels", f"{phase} kernels", Unit.COUNT, meaning=f"Kernels of one {what}."),
+            _varying(
                 f"{phase}_busy_seconds",
                 f"{phase} busy s",
                 Unit.SECONDS,
@@ -27,8 +27,8 @@ FIGURES = (
             ),
         )
     ),
-    _unsteady(ENERGY, "energy", Unit.JOULES, meaning="Energy of the card for one decoded token of one sequence."),
-    Figure(
+    _varying(ENERGY, "energy", Unit.JOULES, meaning="Energy of the card for one decoded token of one sequence."),
+    Metric(
         BREAKS,
         "graph breaks",
         Unit.COUNT,
@@ -36,11 +36,10 @@ FIGURES = (
         "Places of a decode step where torch.compile falls back on Python.",
     ),
 )
-STAGES = frozenset({Stage.BASE, Stage.SERVED})
 
 
-def measure(subject: Subject) -> Iterator[Reading | Missing]:
-    """Both phases at every workload point."""
+def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missing]:
+    """Both phases at every workload point; nothing but graph breaks where there is no CUDA device."""
     import torch
 
     with torch.no_grad():
@@ -53,26 +52,25 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
             yield from _launches(subject, batch, length)
 
 
-def _breaks(subject: Subject) -> Iterator[Reading | Missing]:
+def _breaks(subject: InferenceSubject) -> Iterator[Measurement | Missing]:
     from torch._dynamo.utils import counters
 
     from bench.config.schema import Execution
     from bench.instruments.steps import Decode
 
     if subject.plan.runtime.execution is not Execution.compile:
-        yield Missing(BREAKS, subject.state, "nothing is compiled in this runtime")
+        yield Missing(BREAKS, subject.state, "this runtime does not compile")
         return
     batch, length = subject.plan.points()[0]
     counters.clear()
     Decode(subject.model, subject.prompt(batch, length), subject.plan.runtime)
-    yield Reading(BREAKS, sum(counters["graph_break"].values()), subject.state)
+    yield Measurement(BREAKS, sum(counters["graph_break"].values()), subject.state)
 
 
-def _launches(subject: Subject, batch: int, length: int) -> Iterator[Reading | Missing]:
-    from bench.config.schema import Phase
+def _launches(subject: InferenceSubject, batch: int, length: int) -> Iterator[Measurement | Missing]:
+    from bench.config.schema import MAX_STEPS, Phase
     from bench.instruments.card import Nvml
-    from bench.instruments.launches import joules_a_step, launches
-    from bench.instruments.steps import MOST_STEPS
+    from bench.instruments.launches import energy_per_step, launches
     from bench.instruments.steps import PHASES as KINDS
     from bench.instruments.timing import clock_for
     from methods import Unsupported
@@ -85,11 +83,11 @@ def _launches(subject: Subject, batch: int, length: int) -> Iterator[Reading | M
             continue
         found = launches(steps)
         for name in COUNTED:
-            yield Reading(f"{phase}_{name}", getattr(found, name), subject.state, batch, length)
+            yield Measurement(f"{phase}_{name}", getattr(found, name), subject.state, batch, length)
         if phase is Phase.decode:
             card, clock = Nvml.of(subject.device), clock_for(subject.device)
-            used = None if card is None else joules_a_step(steps, MOST_STEPS, clock, card.joules)
+            used = None if card is None else energy_per_step(steps, MAX_STEPS, clock, card.joules)
             if used is None:
-                yield Missing(ENERGY, subject.state, "the card's driver does not count energy")
+                yield Missing(ENERGY, subject.state, "the card's driver does not report energy")
             else:
-                yield Reading(ENERGY, used / batch, subject.state, batch, length)
+                yield Measurement(ENERGY, used / batch, subject.state, batch, length)

@@ -1,49 +1,41 @@
-"""Latency against the control, timed in turn in several processes; what is stored is raw, the figures are derived.
+"""Latency relative to the control, timed in turn in several processes.
 
-The raw samples come from `bench.worker.latency.measure_pairs`, one child a replicate. This file says what the columns
-mean.
+`bench.worker.latency.measure_pairs` takes the raw samples, one child a replicate, and records keep them. Tables derive
+these metrics from them, so nothing is measured here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from bench.records.figures import Better, Figure, Unit
-from bench.records.record import Missing, Reading
-from bench.workload.subject import Stage, Subject
+from bench.records.metrics import Better, Metric, Unit
 
 
-def _figures(phase: str, what: str) -> tuple[Figure, ...]:
+def _metrics(phase: str, what: str) -> tuple[Metric, ...]:
     return (
-        Figure(f"{phase}_seconds", phase, Unit.SECONDS, Better.LOWER, f"Median seconds of {what}."),
-        Figure(
+        Metric(f"{phase}_seconds", phase, Unit.SECONDS, Better.LOWER, f"Median seconds of {what}."),
+        Metric(
             f"{phase}_ratio",
             f"{phase} ratio",
             Unit.RATIO,
             Better.LOWER,
             f"Seconds of {what} over the control's, timed in turn.",
         ),
-        Figure(f"{phase}_ratio_low", f"{phase} low", Unit.RATIO, Better.NEITHER, "Lower end of its 95% interval."),
-        Figure(f"{phase}_ratio_high", f"{phase} high", Unit.RATIO, Better.NEITHER, "Upper end of its 95% interval."),
-        Figure(
+        Metric(f"{phase}_ratio_low", f"{phase} low", Unit.RATIO, Better.NEITHER, "Lower end of its 95% interval."),
+        Metric(f"{phase}_ratio_high", f"{phase} high", Unit.RATIO, Better.NEITHER, "Upper end of its 95% interval."),
+        Metric(
             f"{phase}_busy",
             f"{phase} busy",
             Unit.FRACTION,
             Better.NEITHER,
-            f"Part of the seconds of {what} in which the device computes; else it waits for the host.",
-            steady=False,
+            f"Fraction of the seconds of {what} in which the device computes and does not wait for the host.",
+            deterministic=False,
         ),
     )
 
 
-FIGURES = (
-    *_figures("prefill", "one forward pass over the prompt that fills the cache"),
-    *_figures("decode", "one token a sequence on top of the filled cache"),
-    Figure("processes", "n", Unit.COUNT, Better.NEITHER, "Replicate processes behind the intervals.", steady=False),
+METRICS = (
+    *_metrics("prefill", "one forward pass over the prompt that fills the cache"),
+    *_metrics("decode", "one token a sequence on top of the filled cache"),
+    Metric(
+        "processes", "n", Unit.COUNT, Better.NEITHER, "Replicate processes behind the intervals.", deterministic=False
+    ),
 )
-STAGES: frozenset[Stage] = frozenset()
-
-
-def measure(_subject: Subject) -> Iterator[Reading | Missing]:
-    """Nothing at any stage: see the module's docstring."""
-    return iter(())

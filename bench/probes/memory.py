@@ -1,27 +1,28 @@
-"""Training memory: peak bytes of live tensors over one whole step after the first, split by category at that peak."""
+"""Training memory: peak bytes of live tensors over a whole step after the first, split by category at that peak."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.records.figures import Better, Figure, Scope, Unit
-from bench.records.record import Missing, Reading
-from bench.workload.subject import Stage, Subject
+from bench.records.metrics import Better, Metric, Scope, Unit
+from bench.records.record import Measurement, Missing
+from bench.workload.subject import InferenceSubject, TrainingSubject
 
 KINDS = ("allocated", "reserved")
 PHASES = ("forward", "backward", "optimizer")
 SERVING = ("prefill", "decode")
+NO_CARD = "not a CUDA device"
 
 
-def _bytes(name: str, label: str, meaning: str, steady: bool = True, scope: Scope = Scope.TRAINING) -> Figure:
-    return Figure(name, label, Unit.BYTES, Better.LOWER, meaning, scope, steady)
+def _bytes(name: str, label: str, meaning: str, deterministic: bool = True, scope: Scope = Scope.TRAINING) -> Metric:
+    return Metric(name, label, Unit.BYTES, Better.LOWER, meaning, scope, deterministic)
 
 
-FIGURES = (
+METRICS = (
     _bytes("train_peak_bytes", "train mem", meaning="Peak bytes of live tensors over a training step."),
     _bytes("train_weights_bytes", "weights", meaning="Of these: weights, trained or not."),
     _bytes("train_gradients_bytes", "gradients", meaning="Of these: gradients alive at the peak."),
-    _bytes("train_optimizer_state_bytes", "optimizer", meaning="Of these: optimiser state."),
+    _bytes("train_optimizer_state_bytes", "optimizer", meaning="Of these: optimizer state."),
     _bytes("train_other_bytes", "activations", meaning="Of these: activations and all else."),
     _bytes(
         "train_rounded_bytes",
@@ -29,7 +30,9 @@ FIGURES = (
         meaning="Peak bytes with each tensor in whole blocks of 512 B, as CUDA's allocator has them.",
     ),
     *(
-        _bytes(f"train_cuda_{kind}_bytes", f"cuda {kind}", meaning=f"CUDA's own peak of {kind} bytes.", steady=False)
+        _bytes(
+            f"train_cuda_{kind}_bytes", f"cuda {kind}", meaning=f"CUDA's own peak of {kind} bytes.", deterministic=False
+        )
         for kind in KINDS
     ),
     *(
@@ -37,7 +40,7 @@ FIGURES = (
             f"{phase}_cuda_allocated_bytes",
             f"{phase} cuda",
             meaning=f"CUDA's own peak of allocated bytes in the {phase} phase.",
-            steady=False,
+            deterministic=False,
             scope=scope,
         )
         for phases, scope in ((PHASES, Scope.TRAINING), (SERVING, Scope.STATE))
@@ -47,55 +50,51 @@ FIGURES = (
         "train_workspace_bytes",
         "workspace",
         meaning="At CUDA's peak, what was asked of its allocator beside tensors.",
-        steady=False,
+        deterministic=False,
     ),
     _bytes(
         "train_rounding_bytes",
         "rounding",
         meaning="At CUDA's peak, what its blocks have beyond what was asked for.",
-        steady=False,
+        deterministic=False,
     ),
 )
-STAGES = frozenset(Stage)
+NEEDS_DATA = False
 
 
-def measure(subject: Subject) -> Iterator[Reading | Missing]:
-    """One tracked training step; on CUDA another for the allocator's own peaks, and those of inference."""
-    if subject.stage is Stage.TRAINING:
-        yield from _training(subject)
-    elif subject.device.type == "cuda":
-        yield from _serving(subject)
-    else:
-        yield from (_no_card(f"{phase}_cuda_allocated_bytes", subject) for phase in SERVING)
-
-
-def _training(subject: Subject) -> Iterator[Reading | Missing]:
-    assert subject.trainer is not None
+def measure_training(subject: TrainingSubject) -> Iterator[Measurement | Missing]:
+    """One tracked training step; on CUDA another one for the allocator's own peaks."""
     peak = subject.trainer.tracked_step()
-    yield Reading("train_peak_bytes", peak.total_bytes, subject.state)
-    yield Reading("train_weights_bytes", peak.weights_bytes, subject.state)
-    yield Reading("train_gradients_bytes", peak.gradients_bytes, subject.state)
-    yield Reading("train_optimizer_state_bytes", peak.optimizer_state_bytes, subject.state)
-    yield Reading("train_other_bytes", peak.other_bytes, subject.state)
-    yield Reading("train_rounded_bytes", peak.rounded_bytes, subject.state)
+    yield Measurement("train_peak_bytes", peak.total_bytes, subject.state)
+    yield Measurement("train_weights_bytes", peak.weights_bytes, subject.state)
+    yield Measurement("train_gradients_bytes", peak.gradients_bytes, subject.state)
+    yield Measurement("train_optimizer_state_bytes", peak.optimizer_state_bytes, subject.state)
+    yield Measurement("train_other_bytes", peak.other_bytes, subject.state)
+    yield Measurement("train_rounded_bytes", peak.rounded_bytes, subject.state)
     if subject.device.type != "cuda":
         names = [f"train_cuda_{kind}_bytes" for kind in KINDS] + [f"{phase}_cuda_allocated_bytes" for phase in PHASES]
-        yield from (_no_card(name, subject) for name in (*names, "train_workspace_bytes", "train_rounding_bytes"))
+        for name in (*names, "train_workspace_bytes", "train_rounding_bytes"):
+            yield Missing(name, subject.state, NO_CARD)
         return
     from bench.instruments.allocator import CudaAllocator, reconcile
 
     peaks = subject.trainer.phase_peaks(CudaAllocator(subject.device))
     highest = max(peaks.values(), key=lambda one: one.allocated_bytes)
-    yield Reading("train_cuda_allocated_bytes", highest.allocated_bytes, subject.state)
-    yield Reading("train_cuda_reserved_bytes", max(one.reserved_bytes for one in peaks.values()), subject.state)
+    yield Measurement("train_cuda_allocated_bytes", highest.allocated_bytes, subject.state)
+    yield Measurement("train_cuda_reserved_bytes", max(one.reserved_bytes for one in peaks.values()), subject.state)
     for phase in PHASES:
-        yield Reading(f"{phase}_cuda_allocated_bytes", peaks[phase].allocated_bytes, subject.state)
+        yield Measurement(f"{phase}_cuda_allocated_bytes", peaks[phase].allocated_bytes, subject.state)
     parts = reconcile(peak, highest)
-    yield Reading("train_workspace_bytes", parts.workspace_bytes, subject.state)
-    yield Reading("train_rounding_bytes", parts.rounding_bytes, subject.state)
+    yield Measurement("train_workspace_bytes", parts.workspace_bytes, subject.state)
+    yield Measurement("train_rounding_bytes", parts.rounding_bytes, subject.state)
 
 
-def _serving(subject: Subject) -> Iterator[Reading | Missing]:
+def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missing]:
+    """The allocator's peaks of both phases."""
+    if subject.device.type != "cuda":
+        for phase in SERVING:
+            yield Missing(f"{phase}_cuda_allocated_bytes", subject.state, NO_CARD)
+        return
     import torch
 
     from bench.instruments.allocator import CudaAllocator
@@ -110,8 +109,4 @@ def _serving(subject: Subject) -> Iterator[Reading | Missing]:
                 allocator.reset()
                 steps.run(1)
                 peak = allocator.peak()
-                yield Reading(f"{phase}_cuda_allocated_bytes", peak.allocated_bytes, subject.state, batch, length)
-
-
-def _no_card(name: str, subject: Subject) -> Missing:
-    return Missing(name, subject.state, "not a CUDA device")
+                yield Measurement(f"{phase}_cuda_allocated_bytes", peak.allocated_bytes, subject.state, batch, length)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from bench.records.figures import Better, Figure, Scope, Unit
-from bench.records.record import CONTROL, MERGED, Missing, Reading
-from bench.workload.subject import Stage, Subject
+from bench.records.metrics import Better, Metric, Scope, Unit
+from bench.records.record import MERGED, Measurement, Missing
+from bench.workload.subject import BaseSubject, ServedSubject, TrainingSubject
 
-_count = partial(Figure, unit=Unit.PARAMETERS, better=Better.LOWER)
-FIGURES = (
+_count = partial(Metric, unit=Unit.PARAMETERS, better=Better.LOWER)
+METRICS = (
     _count("trained_parameters", "trained", meaning="Parameters that training changes.", scope=Scope.TRAINING),
     _count("shipped_parameters", "shipped", meaning="Parameters that the checkpoint holds.", scope=Scope.TRAINING),
     _count(
@@ -18,46 +18,46 @@ FIGURES = (
         "resident",
         meaning="Parameters that the method keeps in memory at inference; full fine-tuning's are the model's own.",
     ),
-    Figure(
+    Metric(
         "total_parameters",
         "total",
         Unit.PARAMETERS,
         Better.NEITHER,
         "Parameters of the base model and the method while training.",
     ),
-    Figure(
+    Metric(
         "checkpoint_bytes", "file", Unit.BYTES, Better.LOWER, "Size of the checkpoint's files on disk.", Scope.TRAINING
     ),
 )
-STAGES = frozenset(Stage)
+NEEDS_DATA = False
 
 
-def measure(subject: Subject) -> Iterator[Reading | Missing]:
-    """Counts of this stage."""
-    if subject.stage is Stage.BASE:
-        yield Reading("total_parameters", subject.base_parameters, CONTROL)
-        yield Reading("resident_parameters", 0, CONTROL)
-        return
-    assert subject.attached is not None
-    if subject.stage is Stage.TRAINING:
-        own = subject.attached.trained()
-        added = sum(p.numel() for p in own.values()) if not _is_base(subject) else 0
-        yield Reading("trained_parameters", sum(p.numel() for p in own.values()), subject.state)
-        yield Reading("total_parameters", subject.base_parameters + added, subject.state)
-        return
+def measure_base(subject: BaseSubject) -> Iterator[Measurement | Missing]:
+    """The base's own."""
+    yield Measurement("total_parameters", sum(p.numel() for p in subject.base.parameters()), subject.state)
+    yield Measurement("resident_parameters", 0, subject.state)
+
+
+def measure_training(subject: TrainingSubject) -> Iterator[Measurement | Missing]:
+    """What trains, and all there is meanwhile."""
+    own = subject.attached.trained()
+    trained = sum(parameter.numel() for parameter in own.values())
+    # what trains may be the base itself, which must not be counted twice
+    is_base = {id(p) for p in own.values()} == {id(p) for p in subject.attached.base.parameters()}
+    yield Measurement("trained_parameters", trained, subject.state)
+    yield Measurement("total_parameters", subject.base_parameters + (0 if is_base else trained), subject.state)
+
+
+def measure_served(subject: ServedSubject) -> Iterator[Measurement | Missing]:
+    """What is shipped and what stays in memory; once the method is merged, only the base is left."""
     if subject.state == MERGED:
-        yield Reading("resident_parameters", 0, MERGED)
-        yield Reading("total_parameters", subject.base_parameters, MERGED)
+        yield Measurement("resident_parameters", 0, subject.state)
+        yield Measurement("total_parameters", subject.base_parameters, subject.state)
         return
-    assert subject.checkpoint is not None
-    yield Reading("shipped_parameters", sum(t.numel() for t in subject.attached.shipped().values()), subject.state)
-    yield Reading("resident_parameters", sum(t.numel() for t in subject.attached.resident().values()), subject.state)
-    size = sum(file.stat().st_size for file in subject.checkpoint.iterdir())
-    yield Reading("checkpoint_bytes", size, subject.state)
-
-
-def _is_base(subject: Subject) -> bool:
-    """Whether what trains is the base itself, so that it must not be counted twice."""
-    assert subject.attached is not None
-    own = {id(parameter) for parameter in subject.attached.trained().values()}
-    return own == {id(parameter) for parameter in subject.base.parameters()}
+    attached = subject.attached
+    yield Measurement("shipped_parameters", sum(t.numel() for t in attached.shipped().values()), subject.state)
+    yield Measurement("resident_parameters", sum(t.numel() for t in attached.resident().values()), subject.state)
+    if subject.checkpoint_bytes is None:
+        yield Missing("checkpoint_bytes", subject.state, "another package writes the files")
+    else:
+        yield Measurement("checkpoint_bytes", subject.checkpoint_bytes, subject.state)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from bench.records.figures import Better, Figure, Scope, Unit
-from bench.records.record import Missing, Reading
-from bench.workload.subject import Stage, Subject
+from bench.records.metrics import Better, Metric, Scope, Unit
+from bench.records.record import Measurement, Missing
+from bench.workload.subject import InferenceSubject
 
-_quality = partial(Figure, scope=Scope.PROGRESS)
-FIGURES = (
+_quality = partial(Metric, scope=Scope.PROGRESS)
+METRICS = (
     _quality("loss", "loss", Unit.NATS, Better.LOWER, "Mean negative log-likelihood of a held-out token."),
     _quality("bits_per_byte", "bits/byte", Unit.BITS, Better.LOWER, "The same in bits for each byte of held-out text."),
     _quality("token_accuracy", "accuracy", Unit.FRACTION, Better.HIGHER, "Held-out tokens that the model ranks first."),
 )
-STAGES = frozenset({Stage.BASE, Stage.SERVED})
 
 
-def measure(subject: Subject) -> Iterator[Reading | Missing]:
+def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missing]:
     """Loss, bits per byte and accuracy of this state."""
     from bench.workload.evaluation import evaluate_model
 
@@ -26,6 +25,6 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
     quality = evaluate_model(
         subject.model, corpus.held_out, corpus.held_out_bytes, subject.plan.workload.train_batch_size
     )
-    yield Reading("loss", quality.loss, subject.state)
-    yield Reading("bits_per_byte", quality.bits_per_byte, subject.state)
-    yield Reading("token_accuracy", quality.token_accuracy, subject.state)
+    yield Measurement("loss", quality.loss, subject.state)
+    yield Measurement("bits_per_byte", quality.bits_per_byte, subject.state)
+    yield Measurement("token_accuracy", quality.token_accuracy, subject.state)

@@ -1,25 +1,25 @@
-"""Structure of one prefill and one decode step, and FLOPs of a training step: what no noise can touch."""
+"""Structure of one prefill and one decode step, and FLOPs of a training step: counts without noise."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bench.records.figures import Better, Figure, Scope, Unit
-from bench.records.record import Missing, Reading
-from bench.workload.subject import Stage, Subject
+from bench.records.metrics import Better, Metric, Scope, Unit
+from bench.records.record import Measurement, Missing
+from bench.workload.subject import InferenceSubject, TrainingSubject
 
 MEANINGS = {
     "operations": "Operations that compute something, in one {}.",
     "matmuls": "Matrix products in one {}; attention is one.",
-    "chain": "Longest chain of dependent operations in one {}.",
-    "matmul_chain": "Longest chain of dependent matrix products in one {}.",
+    "critical_path": "Operations on the longest chain of dependent ones in one {}.",
+    "critical_path_matmuls": "Matrix products on the longest chain of dependent ones in one {}.",
     "flops": "Floating-point operations of the products in one {}.",
 }
 PHASES = {"prefill": "prefill", "decode": "decode step"}
-FIGURES = (
+METRICS = (
     *(
-        Figure(
+        Metric(
             f"{phase}_{name}",
             f"{phase} {name.replace('_', ' ')}",
             Unit.FLOPS if name == "flops" else Unit.COUNT,
@@ -29,7 +29,7 @@ FIGURES = (
         for phase in PHASES
         for name, meaning in MEANINGS.items()
     ),
-    Figure(
+    Metric(
         "train_flops",
         "train FLOPs",
         Unit.FLOPS,
@@ -38,30 +38,32 @@ FIGURES = (
         Scope.TRAINING,
     ),
 )
-STAGES = frozenset(Stage)
+NEEDS_DATA = False
 
 
-def measure(subject: Subject) -> Iterator[Reading | Missing]:
-    """Both phases at every workload point; of training the FLOPs."""
-    if subject.stage is Stage.TRAINING:
-        assert subject.trainer is not None
-        yield Reading("train_flops", subject.trainer.flops(), subject.state)
-        return
+def measure_training(subject: TrainingSubject) -> Iterator[Measurement | Missing]:
+    """FLOPs of a training step."""
+    yield Measurement("train_flops", subject.trainer.flops(), subject.state)
+
+
+def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missing]:
+    """Both phases at every workload point."""
     import torch
 
     from bench.config.schema import Execution
-    from bench.instruments.steps import PHASES as KINDS
+    from bench.instruments.steps import Decode, filled_cache
     from bench.instruments.structure import StructureCounter
 
-    # what the runtime is given: below a compiled step or a graph nothing can be seen
+    # what the compiler or the graph is given: nothing can be seen below a compiled step or a graph
     runtime = replace(subject.plan.runtime, execution=Execution.eager)
-
     with torch.no_grad():
         for batch, length in subject.plan.points():
-            for phase in PHASES:
-                steps = KINDS[phase](subject.model, subject.prompt(batch, length), runtime)
-                with StructureCounter() as counter:
-                    steps.run(1)
-                result = counter.result()
-                for name in MEANINGS:
-                    yield Reading(f"{phase}_{name}", getattr(result, name), subject.state, batch, length)
+            prompt = subject.prompt(batch, length)
+            with StructureCounter() as prefill:
+                cache = filled_cache(subject.model, prompt)
+            step = Decode(subject.model, prompt, runtime, cache)
+            with StructureCounter() as decode:
+                step.run(1)
+            for phase, counter in (("prefill", prefill), ("decode", decode)):
+                for name, value in vars(counter.result()).items():
+                    yield Measurement(f"{phase}_{name}", value, subject.state, batch, length)

@@ -1,4 +1,4 @@
-"""What a cell is: one point of a sweep, and its identity. Standard library only."""
+"""A cell: one point of a sweep, and its identity. Standard library only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from bench.config.aliases import config_in_schema_1
 
 OURS = "peft-verdict"
 """The implementation of a method that is this project's own."""
@@ -20,7 +22,7 @@ STRICT = {"extra": "forbid"}
 
 
 @dataclass(frozen=True)
-class Rival:
+class Reference:
     """The method beside which a cell's own is measured."""
 
     __pydantic_config__: ClassVar = STRICT
@@ -42,7 +44,7 @@ def name_of(method: str, implementation: str) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a sweep: everything that its figures depend on, resolved."""
+    """One point of a sweep: everything that its metrics depend on, resolved."""
 
     __pydantic_config__: ClassVar = STRICT
 
@@ -55,8 +57,8 @@ class Cell:
     model: str
     """Name of the base model, as in ``conf/model``; of a checkpoint its hub id or folder."""
     config: Mapping[str, Any]
-    """The composed configuration, plain values only, without what does not change a figure (study, folders)."""
-    rival: Rival | None = None
+    """The composed configuration, plain values only, without what does not change a metric (study, folders)."""
+    reference: Reference | None = None
     """Measured beside the method, in the same processes."""
 
     @property
@@ -72,10 +74,11 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """A readable slug plus ten hexadecimal digits that depend on the whole configuration, not on its key order."""
-        canonical = json.dumps(self.config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        """A readable slug plus ten hexadecimal digits of the configuration's digest, whatever its key order."""
+        words = config_in_schema_1(self.config)
+        canonical = json.dumps(words, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
         whose = [] if self.implementation == OURS else [self.implementation]
-        words = [self.model, *whose, self.method] + ([] if self.size is None else [str(self.size)])
-        slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(words).lower()).strip("-.")
+        name = [self.model, *whose, self.method] + ([] if self.size is None else [str(self.size)])
+        slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(name).lower()).strip("-.")
         return f"{slug[:LONGEST_SLUG]}-{digest}"

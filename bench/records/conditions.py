@@ -1,4 +1,4 @@
-"""What a record's figures depend on besides the method: rows are compared only where all of it is the same."""
+"""What measurements depend on besides the method. Rows are compared only where all of it is the same."""
 
 from __future__ import annotations
 
@@ -8,51 +8,49 @@ from typing import Any
 from bench.config.schema import ADDED
 from bench.records.record import Record
 
-FREE = ("method", "rival", "precision", "seed")
+FREE = ("method", "reference", "precision", "seed")
 """Parts of a cell's configuration that may differ within one comparison."""
 POINTS = ("workload.batch_sizes", "workload.prompt_lengths", "workload.phases")
 """Lists whose entries are rows of their own."""
-UNTOLD = ("method._target_", "rival._target_")
+TARGETS = ("method._target_", "reference._target_")
 
 
-def context(record: Record) -> dict[str, Any]:
-    """What must be the same for two rows to be compared, by dotted key."""
+def conditions(record: Record) -> dict[str, Any]:
+    """What must be equal in two rows that are compared, by dotted key: model, text, workload, device, versions."""
     whole = configured(record)
     held = {key: value for key, value in whole.items() if key.split(".")[0] not in FREE and key not in POINTS}
     versions = {name: record.versions.get(name) for name in ("torch", "transformers", "python")}
     device = {"machine": record.machine.get("processor"), "accelerator": record.machine.get("accelerator")}
-    if record.cell.config["device"]["threads"] is None:  # then torch takes as many as there are
+    if record.cell.config["device"]["threads"] is None:  # torch then takes as many threads as there are cores
         device["cores"] = record.machine.get("cores")
     return {**held, **versions, **device}
 
 
 def configured(record: Record) -> dict[str, Any]:
-    """The whole configuration of a cell by dotted key, settings that came after it included."""
-    return {**ADDED, **flat(record.cell.config)}
+    """The whole configuration of a cell by dotted key, with the settings that were added later at their defaults."""
+    return {**ADDED, **flatten(record.cell.config)}
 
 
 def settings(record: Record) -> dict[str, Any]:
-    """What may tell two rows of one method apart, by dotted key."""
-    whole = flat(record.cell.config)
+    """What may distinguish two rows of one method, by dotted key."""
+    whole = flatten(record.cell.config)
     free = {key: value for key, value in whole.items() if key.split(".")[0] in FREE or key in POINTS}
-    return {key: value for key, value in free.items() if key not in UNTOLD}
+    return {key: value for key, value in free.items() if key not in TARGETS}
 
 
 def differing(many: Iterable[Mapping[str, Any]]) -> list[str]:
     """The keys whose value is not the same everywhere."""
-    seen: dict[str, set[str]] = {}
     many = list(many)
-    for key in dict.fromkeys(key for one in many for key in one):
-        seen[key] = {repr(one.get(key)) for one in many}
-    return [key for key, values in seen.items() if len(values) > 1]
+    keys = dict.fromkeys(key for one in many for key in one)
+    return [key for key in keys if len({repr(one.get(key)) for one in many}) > 1]
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration by dotted key."""
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration by dotted key."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            found |= flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found

@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 CODE = ("bench", "methods", "conf", "pyproject.toml")
-"""What figures depend on; a page that is being written beside them changes none."""
+"""What metrics depend on; a page that is being written beside them changes none."""
 
 
 @cache
@@ -43,7 +43,7 @@ def machine() -> dict[str, Any]:
 
 @cache
 def versions(*implementations: str) -> dict[str, str]:
-    """Versions of Python and of the packages that figures depend on, ``implementations`` of methods among them."""
+    """Versions of Python and of the packages that metrics depend on, ``implementations`` of methods among them."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

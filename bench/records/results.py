@@ -1,4 +1,4 @@
-"""What children hand back to the parent. Free of torch, for the parent is."""
+"""What child processes return to the parent. Free of torch, because the parent is."""
 
 from __future__ import annotations
 
@@ -6,42 +6,49 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.records.cell import Cell
-from bench.records.record import Missing, Pairs, Reading
+from bench.records.record import Measurement, Missing, Pairs
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """A checked cell; ``skip`` says why it can't be run though its settings are sound."""
+class CheckedCell:
+    """A cell whose settings are sound; ``skip`` says why it can't be run all the same."""
 
     cell: Cell
     skip: str | None
 
 
 @dataclass
-class Findings:
-    """What the first child of a cell found."""
+class ProbeResults:
+    """What the first child of a cell measured."""
 
-    readings: list[Reading] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    metadata: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     """What only a child sees of the machine: the accelerator."""
     states: list[str] = field(default_factory=list)
     """States of the method that can be timed."""
 
+    def add(self, found: Measurement | Missing) -> None:
+        """Keeps what a probe yields."""
+        if isinstance(found, Measurement):
+            self.measurements.append(found)
+        else:
+            self.missing.append(found)
+
 
 @dataclass
-class Timed:
-    """What replicates found."""
+class LatencySamples:
+    """What latency replicates measured."""
 
     pairs: list[Pairs] = field(default_factory=list)
     cards: list[dict[str, Any]] = field(default_factory=list)
-    """The state of the graphics card, seen when timing began and when it had ended."""
-    notes: list[str] = field(default_factory=list)
+    """Snapshots of the graphics card, taken before timing began and after it ended."""
+    warnings: list[str] = field(default_factory=list)
 
-    def add(self, other: Timed) -> None:
-        """Joins what one more replicate found."""
+    def add(self, other: LatencySamples) -> None:
+        """Adds the samples of one more replicate."""
         self.pairs += other.pairs
         self.cards += other.cards
-        self.notes += [note for note in other.notes if note not in self.notes]
+        self.warnings += [warning for warning in other.warnings if warning not in self.warnings]

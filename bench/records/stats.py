@@ -10,13 +10,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
-from bench.records.record import Pairs
+from bench.config.schema import check_margin
 
 CONFIDENCE = 0.95
-LEAST_MARGIN = 0.01
-"""Identical copies differ by about 0.2% from process to process: equivalence within less than 1% can't be shown."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Mean:
         """The one-sided upper confidence bound; the lower one with ``1 - confidence``."""
         if not math.isfinite(self.error):
             return math.copysign(math.inf, confidence - 0.5)
-        return self.value + float(stats.t.ppf(confidence, self.freedom)) * self.error
+        return self.value + t_quantile(confidence, self.freedom) * self.error
 
     def p_above(self, limit: float) -> float:
         """p-value of the one-sided test that the true mean lies above ``limit``."""
@@ -50,7 +46,7 @@ class Mean:
             return 1.0
         if self.error == 0.0:
             return 0.0 if self.value > limit else 1.0
-        return float(stats.t.sf((self.value - limit) / self.error, self.freedom))
+        return t_cumulative((limit - self.value) / self.error, self.freedom)
 
     def p_below(self, limit: float) -> float:
         """p-value of the one-sided test that the true mean lies below ``limit``."""
@@ -61,15 +57,18 @@ class Mean:
         return max(self.p_above(-margin), self.p_below(margin))
 
 
-def log_ratio(pairs: Pairs) -> float:
-    """Median over a process's pairs of log(arm / control)."""
-    logs = [math.log(arm / control) for arm, control in zip(pairs.arm_seconds, pairs.control_seconds, strict=True)]
-    return statistics.median(logs)
+def t_quantile(probability: float, freedom: float) -> float:
+    """The quantile of Student's t distribution."""
+    from scipy import special  # takes longer to import than a wrong argument should take to be refused
+
+    return float(special.stdtrit(freedom, probability))
 
 
-def extra_seconds(pairs: Pairs) -> float:
-    """Median over a process's pairs of arm - control, in seconds a step."""
-    return statistics.median(a - c for a, c in zip(pairs.arm_seconds, pairs.control_seconds, strict=True))
+def t_cumulative(value: float, freedom: float) -> float:
+    """Student's t distribution function."""
+    from scipy import special
+
+    return float(special.stdtr(freedom, value))
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -135,7 +134,7 @@ def ratio_of_means(
     if n < 2:
         return None
     a, b = statistics.fmean(above), statistics.fmean(below)
-    t = float(stats.t.ppf((1 + confidence) / 2, n - 1))
+    t = t_quantile((1 + confidence) / 2, n - 1)
     aa, bb = (t**2 * statistics.variance(values) / n for values in (above, below))
     ab = t**2 * statistics.covariance(above, below) / n
     # (a - r b)^2 = t^2 Var(a - r b), solved for r
@@ -152,8 +151,7 @@ def margin_log(margin: float) -> float:
     Raises:
         ValueError: it is under 1%, which no run can show, or no fraction.
     """
-    if not LEAST_MARGIN <= margin < 1:
-        raise ValueError(f"a margin is a fraction of at least {LEAST_MARGIN} and below 1, not {margin:g}")
+    check_margin(margin)
     return math.log1p(margin)
 
 
@@ -182,7 +180,7 @@ def slopes(levels: Sequence[float], values: Sequence[Sequence[float]]) -> list[f
     """
     if len(set(levels)) < 2:
         raise ValueError("a slope needs at least two levels")
-    return [float(stats.linregress(levels, row).slope) for row in zip(*values, strict=False)]
+    return [statistics.linear_regression(levels, row).slope for row in zip(*values, strict=False)]
 
 
 def seconds(blocks: Sequence[Sequence[float]]) -> float:

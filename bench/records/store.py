@@ -6,13 +6,14 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from bench.config.aliases import record_from_schema_1
 from bench.errors import UsageError
 from bench.records.record import SCHEMA_VERSION, Record
 
@@ -72,7 +73,7 @@ class Store:
         """Writes beside the old file and replaces it in one step, so that no reader ever sees half a record.
 
         Raises:
-            ValueError: a figure is not a finite number.
+            ValueError: a metric is not a finite number.
             UsageError: the disk is full, or the folder went away.
         """
         path = self.folder / f"{record.cell_id}{SUFFIX}"
@@ -101,14 +102,16 @@ def read_record(path: Path) -> Record:
     Raises:
         UsageError: naming the file and what is wrong with it.
     """
-    record = read_json(path, Record, SCHEMA_VERSION, "record")
+    record = read_json(path, Record, SCHEMA_VERSION, record_from_schema_1, "record")
     if record.cell.id != record.cell_id:
         raise UsageError(f"{path} was changed by hand: its configuration is that of {record.cell.id}; move it away")
     return record
 
 
-def read_json(path: Path, kind: type[T], version: int, what: str) -> T:
+def read_json(path: Path, kind: type[T], version: int, upgrade: Callable[[dict[str, Any]], Any], what: str) -> T:
     """A stored dataclass, validated strictly: every key is known, and every type is right.
+
+    ``upgrade`` gives the content of a file of the schema before ``version`` in the words of ``version``.
 
     Raises:
         UsageError: naming the file and what is wrong with it: torn, edited or of another schema.
@@ -126,7 +129,11 @@ def read_json(path: Path, kind: type[T], version: int, what: str) -> T:
     if found > version:
         raise UsageError(f"{path} has schema {found}, newer than {version} of this version: update peft-verdict")
     try:
+        if found < version:
+            text = json.dumps(upgrade(raw)).encode()
         return cast(T, _adapter(cast(Any, kind)).validate_json(text, strict=True))
+    except (LookupError, TypeError, AttributeError) as error:  # an upgrade reads what is not validated yet
+        raise UsageError(f"{path} is no valid {what} of schema {found}: {error!r}; move it away") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the top level"

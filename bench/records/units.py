@@ -1,4 +1,4 @@
-"""Scaling for print: base units in, short text out. Storage and exports never scale."""
+"""Scaling for print: base units in, short text out. Stored and exported values are never scaled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.records.figures import Unit
+from bench.records.metrics import Unit
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ _SCALES: dict[Unit, Sequence[Scale]] = {
 
 
 def scale_for(values: Iterable[float], unit: Unit) -> Scale:
-    """The largest scale in which no value but zero falls below 1, so that one unit serves the whole column."""
+    """The largest scale in which no value but zero is below 1, so that a whole column has one unit."""
     scales = _SCALES.get(unit, _ONE)
     smallest = min((abs(value) for value in values if value), default=0.0)
     fitting = [scale for scale in scales if scale.factor <= smallest]
@@ -50,10 +50,15 @@ def show(value: float, unit: Unit) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """``value`` with so many significant digits, never with an exponent, and whole from 10^digits on."""
+    """``value`` with so many significant digits, without an exponent, and as an integer from 10^digits on."""
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
-    # small integers are exact: a count of 49 is no measurement of 49.0
+    # a small integer is exact: a count of 49 is not a measurement of 49.0
     return f"{value:.0f}" if float(value).is_integer() and abs(value) < 10**6 else f"{value:.{decimals}f}"
+
+
+def half_width(low: float, high: float, digits: int = 3) -> str:
+    """Half an interval: ``±.012``."""
+    return f"±{(high - low) / 2:.{digits}f}".replace("±0.", "±.")

@@ -1,7 +1,7 @@
-"""Comparison tables from records: which rows stand beside one another, and what each says.
+"""Comparison tables: which rows stand in one table, and what each says.
 
 A table compares rows that differ in the method alone. Whatever else differs (`bench.records.conditions`) makes another
-group with a title of its own. How a table looks is in `bench.report.render`.
+table with a title of its own.
 """
 
 from __future__ import annotations
@@ -14,18 +14,32 @@ from typing import Any
 
 import pandas as pd
 
-from bench.probes import figures
-from bench.records.conditions import context, differing
-from bench.records.figures import Better, Scope, Unit
-from bench.records.record import CONTROL, RIVAL, Record, Status
-from bench.records.units import scale_for, show
-from bench.report.footnotes import _footnotes
+from bench.probes.registry import metrics
+from bench.records.conditions import conditions, differing
+from bench.records.metrics import Better, Metric, Scope, Unit
+from bench.records.record import CONTROL, REFERENCE, Record, Status
+from bench.records.units import half_width, scale_for, show
+from bench.report.footnotes import footnotes
 from bench.report.frame import frame
-from bench.report.labels import CORE, KEYS, _plain, variants
-from bench.report.table import Grid
+from bench.report.labels import Labels, labels, plain, size_label
+from bench.report.table import Column, Table
 
+KEYS = (Column("method", left=True, wrap=True), Column("size"), Column("state", left=True))
+CORE = ("trained_parameters", "train_peak_bytes", "train_tokens_per_second", "prefill_ratio", "decode_ratio")
+"""Metrics that fit 80 columns."""
+EXTRA = (
+    "loss_after",
+    "checkpoint_bytes",
+    "cache_length",
+    "decode_critical_path_matmuls",
+    "decode_busy",
+    "merge_error",
+    "shipped_parameters",
+)
+"""Metrics that follow where a terminal is wide enough."""
 UNMARKED = frozenset({Unit.TOKENS_PER_SECOND, Unit.SECONDS})
-"""Units of clock readings without an interval: rows were measured minutes apart, and none is marked as best."""
+"""Units of timings without an interval: rows were measured minutes apart, and none is marked as best."""
+BEST_MEANS = "best; of a ratio, all that the interval can't tell from the best"
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class _Group:
 
     @property
     def title(self) -> str:
-        """What every title says."""
+        """The part of a title that every table has."""
         row = self.rows.iloc[0]
         threads = "" if pd.isna(row["threads"]) else f" ({row['threads']} thread{'s' if row['threads'] > 1 else ''})"
         words = (
@@ -56,13 +70,13 @@ class _Group:
         return " · ".join(words)
 
 
-def grids(records: Sequence[Record], wanted: Sequence[str]) -> list[Grid]:
-    """One grid a group, in an order that does not depend on that of the records."""
-    found = sorted(_groups(records), key=lambda group: group.order)
-    twins: dict[str, list[_Group]] = {}
-    for group in found:
-        twins.setdefault(group.title, []).append(group)
-    return [_grid(group, wanted, _apart([context(twin.records[0]) for twin in twins[group.title]])) for group in found]
+def comparison_tables(records: Sequence[Record]) -> list[Table]:
+    """One table for each group, in an order that does not depend on the order of the records."""
+    groups = sorted(_groups(records), key=lambda group: group.order)
+    alike: dict[str, list[_Group]] = {}
+    for group in groups:
+        alike.setdefault(group.title, []).append(group)
+    return [_table(group, _apart([conditions(other.records[0]) for other in alike[group.title]])) for group in groups]
 
 
 def _groups(records: Sequence[Record]) -> Iterable[_Group]:
@@ -77,70 +91,79 @@ def _groups(records: Sequence[Record]) -> Iterable[_Group]:
 
 
 def _key(record: Record) -> str:
-    return json.dumps(context(record), sort_keys=True)
+    return json.dumps(conditions(record), sort_keys=True)
 
 
-def _apart(contexts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys by which groups of one title differ, but for names, which say the same in other words."""
-    keys = differing(contexts)
+def _apart(many: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which groups of one title differ, except for names, which repeat the others in other words."""
+    keys = differing(many)
     return [key for key in keys if not key.endswith(".name")] or keys
 
 
-def _grid(group: _Group, wanted: Sequence[str], apart: Sequence[str]) -> Grid:
-    letters, legend = variants(group.records)
-    part = _ordered(group.rows, letters)
-    names = [name for name in wanted if part[name].notna().any() or name in CORE]
-    columns = [_column(part, name) for name in names]
-    best = {(row, index) for index, name in enumerate(names, start=len(KEYS)) for row in _best(part, name)}
-    measured = {record.cell_id for record in group.records if record.readings}
-    names_of = {record.cell_id: (record, letters.get(record.cell_id, "")) for record in group.records}
-    labels = [_labels(row, names_of, measured) for _, row in part.iterrows()]
-    rows = tuple((*label, *(column[1][i] for column in columns)) for i, label in enumerate(labels))
-    headers = (*((key, "") for key in KEYS), *(column[0] for column in columns))
-    here = context(group.records[0])
-    title = " · ".join([group.title, *(f"{key} {_plain(here.get(key))}" for key in apart)])
-    return Grid(title, headers, rows, frozenset(best), (*legend, *_footnotes(part, group.records, letters)))
+def _table(group: _Group, apart: Sequence[str]) -> Table:
+    names = labels(group.records)
+    part = _ordered(group.rows, names)
+    shown = [name for name in (*CORE, *EXTRA) if part[name].notna().any() or name in CORE]
+    columns = [_column(part, name) for name in shown]
+    best = {(row, index) for index, name in enumerate(shown, start=len(KEYS)) for row in _best(part, name)}
+    by_id = {record.cell_id: record for record in group.records}
+    keys = [_keys(row, by_id[row["cell"]], names) for _, row in part.iterrows()]
+    here = conditions(group.records[0])
+    return Table(
+        title=" · ".join([group.title, *(f"{key} {plain(here.get(key))}" for key in apart)]),
+        columns=(*KEYS, *(column for column, _ in columns)),
+        rows=tuple((*key, *(cells[i] for _, cells in columns)) for i, key in enumerate(keys)),
+        notes=footnotes(part, group.records, names, (*CORE, *EXTRA)),
+        best=frozenset(best),
+        best_means=BEST_MEANS,
+    )
 
 
-def _ordered(part: pd.DataFrame, letters: Mapping[str, str]) -> pd.DataFrame:
-    """The base model's rows as one, by their medians (it was timed anew beside each method), then method by method."""
+def _ordered(part: pd.DataFrame, names: Labels) -> pd.DataFrame:
+    """One row for the base, which was timed with every method, by its medians; then the methods."""
     control = part[part["method"] == CONTROL]
     methods = part[part["method"] != CONTROL]
-    methods = methods.assign(variant=[letters.get(cell, "") for cell in methods["cell"]])
+    methods = methods.assign(variant=[names.letters.get(cell, "") for cell in methods["cell"]])
     methods = methods.sort_values(["method", "implementation", "size", "variant"], kind="stable", na_position="first")
     if control.empty:
         return methods
     first = control.iloc[[0]].copy()
-    for name, figure in figures().items():
+    for name, metric in metrics().items():
         if name in control:
             first[name] = control[name].median()
-        elif figure.scope is Scope.PROGRESS:
+        elif metric.scope is Scope.PROGRESS:
             first[f"{name}_after"] = control[f"{name}_before"].median()
     return pd.concat([first, methods])
 
 
-def _labels(row: pd.Series, names: Mapping[str, tuple[Record, str]], measured: Collection[str]) -> tuple[str, str, str]:
-    """Method, size and state; a cell that ended badly shows its status, beside the state where it has figures."""
-    control = row["method"] == CONTROL
+def _keys(row: pd.Series, record: Record, names: Labels) -> tuple[str, str, str]:
+    """Method, size and state. A cell that failed shows its status, after the state if it has metrics."""
+    if row["method"] == CONTROL:
+        return CONTROL, "", str(row["state"])
     state = row["state"]
-    if not control and row["status"] != Status.OK:
-        state = f"{state}, {row['status']}" if row["cell"] in measured else row["status"]
-    record, letter = names[row["cell"]]
-    own = record.cell.rival if state == RIVAL and record.cell.rival is not None else record.cell
-    return (
-        CONTROL if control else f"{own.name} {letter}".rstrip(),
-        "" if pd.isna(row["size"]) else f"{row['size']:.0f}",
-        str(state),
-    )
+    if row["status"] != Status.OK:
+        state = f"{state}, {row['status']}" if record.measurements else row["status"]
+    cell, letter = record.cell, names.letters.get(record.cell_id, "")
+    reference = cell.reference if row["state"] == REFERENCE else None
+    name = cell.name if reference is None else reference.name
+    return f"{name} {letter}".rstrip(), size_label(cell, reference), str(state)
 
 
-def _column(part: pd.DataFrame, name: str) -> tuple[tuple[str, str], list[str]]:
-    """Header with unit, and the cells; blank where there is no figure."""
-    figure = figures()[name.removesuffix("_after")]
-    if figure.unit is Unit.RATIO:
-        return (figure.label.removesuffix(" ratio"), "× control"), [_ratio(row, name) for _, row in part.iterrows()]
-    scale = scale_for(part[name].dropna(), figure.unit)
-    return (figure.label, scale.name), ["" if pd.isna(value) else scale.show(value) for value in part[name]]
+def _column(part: pd.DataFrame, name: str) -> tuple[Column, list[str]]:
+    """Header and cells; a cell is blank where there is no value."""
+    metric = _metric(name)
+    optional = name not in CORE
+    if metric.unit is Unit.RATIO:
+        column = Column(metric.label.removesuffix(" ratio"), "× control", optional=optional)
+        return column, [_ratio(row, name) for _, row in part.iterrows()]
+    scale = scale_for(part[name].dropna(), metric.unit)
+    cells = ["" if pd.isna(value) else scale.show(value) for value in part[name]]
+    return Column(metric.label, scale.name, optional=optional), cells
+
+
+def _metric(name: str) -> Metric:
+    """The metric of a column."""
+    return metrics()[name.removesuffix("_after")]
 
 
 def _ratio(row: pd.Series, name: str) -> str:
@@ -149,18 +172,18 @@ def _ratio(row: pd.Series, name: str) -> str:
     if row["method"] == CONTROL:
         return show(float(row[name.replace("_ratio", "_seconds")]), Unit.SECONDS)
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{row[name]:.3f}" + ("" if pd.isna(low) else f" ±{(high - low) / 2:.3f}".replace("±0.", "±."))
+    return f"{row[name]:.3f}" + ("" if pd.isna(low) else f" {half_width(low, high)}")
 
 
-def _best(part: pd.DataFrame, name: str) -> list[int]:
-    """Row numbers of the best methods; of a ratio, all that its interval does not tell from the best."""
-    figure = figures()[name.removesuffix("_after")]
+def _best(part: pd.DataFrame, name: str) -> Collection[int]:
+    """Rows of the best methods; of a ratio, all whose interval reaches that of the best."""
+    metric = _metric(name)
     values = list(part[name].where(part["method"] != CONTROL))
     known = [value for value in values if not math.isnan(value)]
-    if figure.better is Better.NEITHER or figure.unit in UNMARKED or len(known) < 2:
+    if metric.better is Better.NEITHER or metric.unit in UNMARKED or len(known) < 2:
         return []
-    goal = min(known) if figure.better is Better.LOWER else max(known)
-    if figure.unit is not Unit.RATIO:
+    goal = min(known) if metric.better is Better.LOWER else max(known)
+    if metric.unit is not Unit.RATIO:
         return [i for i, value in enumerate(values) if value == goal]
     high = list(part[f"{name}_high"].fillna(part[name]))[values.index(goal)]
     lows = list(part[f"{name}_low"].fillna(part[name]))

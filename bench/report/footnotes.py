@@ -1,80 +1,217 @@
-"""What a reader should know of a table's rows."""
+"""What a reader must know of a comparison: one small type for each kind of note."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
+from bench.records import stats
 from bench.records.cell import OURS
 from bench.records.record import AA, CONTROL, Record
-from bench.report.frame import arm_ratio, reasons, states
-from bench.report.labels import CORE, EXTRA, _name
+from bench.report.frame import reasons, states
+from bench.report.labels import Labels
+from bench.report.table import Note
 
 DEVICE_BOUND = 0.9
-"""From this part of a step on the device, not the host that feeds it, is what was timed."""
+"""If the device computes for this fraction of a step, the step timed the device and not the host."""
+PHASES = ("prefill", "decode")
 
 
-def _footnotes(part: pd.DataFrame, records: Iterable[Record], letters: Mapping[str, str]) -> tuple[str, ...]:
-    """Why something is blank, rows with the same reason together, and what a reader should know of a row."""
-    why: dict[tuple[str, str], list[str]] = {}
-    shown = {name for name in (*CORE, *EXTRA)}
-    for record in records:
-        name = _name(record, letters) + ("" if record.cell.size is None else f" {record.cell.size}")
-        stated = {*states(record), *(missing.state for missing in record.missing)}
-        for state in sorted(stated):
-            for figure, reason in reasons(record, state).items():
-                if figure == "*" or figure in shown:
-                    whole = "incomplete" if record.readings else "no figures"
-                    what = f"no {state} row" if figure == "*" and state not in states(record) else figure
-                    why.setdefault((what.replace("*", whole), reason), []).append(name)
-    lines = [f"{', '.join(dict.fromkeys(names))}: {what}: {reason}" for (what, reason), names in why.items()]
-    lines += [f"{_name(record, letters)}: {note}" for record in records for note in record.notes]
-    if sharing := [_name(record, letters) for record in records if any(pair.shared_weights for pair in record.pairs)]:
-        lines.append(f"{', '.join(dict.fromkeys(sharing))}: the arms shared one set of weights, as copies did not fit")
-    lines += _bounds(part, letters)
+@dataclass(frozen=True)
+class Legend:
+    """What distinguishes a row from another one of the same method and size."""
+
+    row: str
+    settings: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.row}: {self.settings}"
+
+
+@dataclass(frozen=True)
+class NoMetric:
+    """Why a metric is blank, or a row is missing or incomplete, for all rows with the same reason."""
+
+    rows: tuple[str, ...]
+    what: str
+    reason: str
+
+    @property
+    def text(self) -> str:
+        return f"{', '.join(self.rows)}: {self.what}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning of a record."""
+
+    row: str
+    warning: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.row}: {self.warning}"
+
+
+@dataclass(frozen=True)
+class SharedWeights:
+    """Rows whose arms shared one set of weights."""
+
+    rows: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return (
+            f"{', '.join(self.rows)}: the arms shared one set of weights, because copies did not fit; compare their "
+            "latency only with rows that did so too"
+        )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Rows whose steps time the device, or the host that feeds it."""
+
+    phase: str
+    host: bool
+    low: float
+    high: float
+    """Fraction of a step in which the device computes."""
+    rows: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        side = "host" if self.host else "device"
+        advice = "; runtime=cudagraph times the device" if self.host else ""
+        span = f"{self.low:.0%} to {self.high:.0%}"
+        return f"{self.phase} is {side}-bound (the device computes {span} of it): {', '.join(self.rows)}{advice}"
+
+
+@dataclass(frozen=True)
+class ControlRow:
+    """What the row of the control is."""
+
+    @property
+    def text(self) -> str:
+        return "control: the untouched base; its latency is in seconds, that of the others is relative to it"
+
+
+@dataclass(frozen=True)
+class AASpread:
+    """How far identical models seemed to differ."""
+
+    ranges: Mapping[str, tuple[float, float]]
+    """Smallest and largest ratio of the second control to the first, by phase."""
+
+    @property
+    def text(self) -> str:
+        spans = ", ".join(f"{phase} {low:.3f} to {high:.3f}" for phase, (low, high) in self.ranges.items())
+        return f"A/A: a second control measured {spans} of the first; smaller differences are noise"
+
+
+@dataclass(frozen=True)
+class NoInterval:
+    """A metric that is measured once a cell."""
+
+    label: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.label}: measured once a cell, without an interval, so none is marked as best"
+
+
+@dataclass(frozen=True)
+class IntervalWidth:
+    """What ± means."""
+
+    processes: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        return f"±: half the 95% interval, Student's t over {' or '.join(map(str, self.processes))} processes"
+
+
+@dataclass(frozen=True)
+class MeasuredOn:
+    """Machine and packages."""
+
+    machine: str
+    packages: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return f"measured on {self.machine}" + (f" with {', '.join(self.packages)}" if self.packages else "")
+
+
+def footnotes(part: pd.DataFrame, records: Sequence[Record], names: Labels, shown: Sequence[str]) -> tuple[Note, ...]:
+    """The notes of one table. ``part``: its rows, see `bench.report.frame`; ``shown``: its metrics."""
+    return tuple({note.text: note for note in _notes(part, records, names, shown)}.values())
+
+
+def _notes(part: pd.DataFrame, records: Sequence[Record], names: Labels, shown: Sequence[str]) -> Iterator[Note]:
+    yield from (Legend(row, settings) for row, settings in names.legend)
+    yield from _absent(records, names, shown)
+    yield from (Warned(names.name(record), warning) for record in records for warning in record.warnings)
+    if sharing := tuple(dict.fromkeys(names.name(record) for record in records if record.shares_weights)):
+        yield SharedWeights(sharing)
+    yield from _bounds(part, names)
     if (part["method"] == CONTROL).any():
-        lines.append("control: the untouched base; its latency is in seconds, the others' is over it")
-    if copies := _copies(records, part.iloc[0]):
-        lines.append(f"A/A: a second control, timed like an arm, came out at {copies} of the first")
+        yield ControlRow()
+    if ranges := _copies(records, part.iloc[0]):
+        yield AASpread(ranges)
     if part["train_tokens_per_second"].notna().any():
-        lines.append("train tok/s: read once a cell, minutes apart and without an interval, so none is marked")
-    if counts := sorted({int(count) for count in part["processes"].dropna() if count > 1}):
-        lines.append(f"±: half the 95% interval, Student's t over {' or '.join(map(str, counts))} processes")
+        yield NoInterval("train tok/s")
+    if counts := tuple(sorted({int(count) for count in part["processes"].dropna() if count > 1})):
+        yield IntervalWidth(counts)
     first = part.iloc[0]
     packages = [f"{name} {first[name]}" for name in ("torch", "transformers") if pd.notna(first[name])]
-    packages += sorted(
-        {f"{p} {r.versions[p]}" for r in records if (p := r.cell.implementation) != OURS and p in r.versions}
-    )
-    lines.append(f"measured on {first['machine']} with {', '.join(packages)}")
-    return tuple(dict.fromkeys(lines))
+    outside = {f"{p} {r.versions[p]}" for r in records if (p := r.cell.implementation) != OURS and p in r.versions}
+    yield MeasuredOn(str(first["machine"]), (*packages, *sorted(outside)))
 
 
-def _bounds(part: pd.DataFrame, letters: Mapping[str, str]) -> list[str]:
+def _absent(records: Iterable[Record], names: Labels, shown: Sequence[str]) -> Iterator[NoMetric]:
+    """Why something is blank, rows with the same reason together."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        present = states(record)
+        for state in sorted({*present, *(missing.state for missing in record.missing)}):
+            for metric, reason in reasons(record, state):
+                if metric is not None:
+                    what = metric
+                elif state not in present:
+                    what = f"no {state} row"
+                else:
+                    what = "incomplete" if record.measurements else "no metrics"
+                if metric is None or metric in shown:
+                    rows.setdefault((what, reason), []).append(names.full(record))
+    for (what, reason), those in rows.items():
+        yield NoMetric(tuple(dict.fromkeys(those)), what, reason)
+
+
+def _bounds(part: pd.DataFrame, names: Labels) -> Iterator[Bound]:
     """Which rows time the device, and which the host that feeds it."""
-    lines = []
-    for phase in ("prefill", "decode"):
+    for phase in PHASES:
         busy = part[f"{phase}_busy"]
-        for word, chosen in (("host", busy < DEVICE_BOUND), ("device", busy >= DEVICE_BOUND)):
-            rows = [
+        for host, chosen in ((True, busy < DEVICE_BOUND), (False, busy >= DEVICE_BOUND)):
+            rows = tuple(
                 CONTROL
                 if row["method"] == CONTROL
-                else f"{row['method']} {letters.get(row['cell'], '')}".rstrip() + f" {row['state']}"
+                else f"{row['method']} {names.letters.get(row['cell'], '')}".rstrip() + f" {row['state']}"
                 for _, row in part[chosen].iterrows()
-            ]
+            )
             if rows:
-                span = f"{busy[chosen].min():.0%} to {busy[chosen].max():.0%}"
-                lines.append(f"{phase} is {word}-bound (the device computes {span} of it): {', '.join(rows)}")
-    return lines
+                yield Bound(phase, host, busy[chosen].min(), busy[chosen].max(), rows)
 
 
-def _copies(records: Iterable[Record], row: pd.Series) -> str:
-    """How far an identical copy seemed to differ at this row's workload point: what measuring itself contributes."""
+def _copies(records: Iterable[Record], row: pd.Series) -> dict[str, tuple[float, float]]:
+    """How far an identical copy seemed to differ at this row's workload point: the noise of measuring."""
     point = (row["batch_size"], row["prompt_length"])
-    pairs = [[p for p in record.pairs if (p.batch_size, p.prompt_length) == point] for record in records]
-    found = []
-    for phase in ("prefill", "decode"):
-        ratios = [r.estimate for own in pairs if (r := arm_ratio(own, phase, AA)) is not None]
+    found = {}
+    for phase in PHASES:
+        logs = [own for record in records if (own := record.log_ratios(phase, AA, point))]
+        ratios = [stats.ratio(own).estimate for own in logs]
         if ratios:
-            found.append(f"{phase} {min(ratios):.3f} to {max(ratios):.3f}")
-    return ", ".join(found)
+            found[phase] = (min(ratios), max(ratios))
+    return found

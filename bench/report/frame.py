@@ -1,4 +1,4 @@
-"""Records to one data frame: a row a cell, state and workload point. The public interface of CSV and Parquet."""
+"""Records as one data frame: a row for each cell, state and workload point. The public interface of CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from bench.config.schema import RIVAL_KEY
-from bench.probes import figures
+from bench.config.schema import REFERENCE_KEY
+from bench.probes.registry import measured, metrics
 from bench.records import stats
-from bench.records.figures import WHOLE, Scope
-from bench.records.record import CONTROL, MERGED, RIVAL, UNMERGED, Pairs, Record, Status
+from bench.records.metrics import INTEGER_UNITS, Scope
+from bench.records.record import CONTROL, MERGED, REFERENCE, UNMERGED, Point, Record, Status
 
 IDENTITY = (
     "cell", "study", "method", "implementation", "size", "model", "layers", "hidden_size",
@@ -21,7 +21,7 @@ IDENTITY = (
     "torch", "transformers", "machine",
     "state", "status", "reason",
 )  # fmt: skip
-"""What a row is of. In the base model's rows ``method`` is ``control``, and ``cell`` says beside what it was timed."""
+"""What identifies a row. In rows of the base ``method`` is ``control``, and ``cell`` is the cell it was timed in."""
 
 TEXT = frozenset({
     "cell", "study", "method", "implementation", "model", "dtype", "attention", "runtime", "device", "data",
@@ -31,14 +31,14 @@ TEXT = frozenset({
 
 def columns() -> list[str]:
     """All columns, in order."""
-    measured: list[str] = []
-    for name, figure in figures().items():
-        measured.extend([f"{name}_before", f"{name}_after"] if figure.scope is Scope.PROGRESS else [name])
-    return [*IDENTITY, *measured]
+    found: list[str] = []
+    for name, metric in metrics().items():
+        found.extend([f"{name}_before", f"{name}_after"] if metric.scope is Scope.PROGRESS else [name])
+    return [*IDENTITY, *found]
 
 
 def frame(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a cell, state and workload point; a missing figure is NaN."""
+    """One row for each cell, state and workload point; a missing metric is NaN."""
     rows = [row for record in records for row in _rows(record)]
     table = pd.DataFrame(rows, columns=columns())
     for name in table.columns:
@@ -48,14 +48,14 @@ def frame(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def export(records: Sequence[Record]) -> pd.DataFrame:
-    """`frame` with the types that CSV and Parquet promise, whatever is missing: text, whole numbers and floats."""
+    """`frame` with the types that CSV and Parquet promise, even where values are missing: text, integers and floats."""
     table = frame(records)
-    known = figures()
+    known = metrics()
     for name in table.columns:
-        figure = known.get(name)
+        metric = known.get(name)
         if name in TEXT:
             table[name] = table[name].astype("string")
-        elif (name in IDENTITY and name != "learning_rate") or (figure is not None and figure.unit in WHOLE):
+        elif (name in IDENTITY and name != "learning_rate") or (metric is not None and metric.unit in INTEGER_UNITS):
             table[name] = table[name].astype("Int64")
     return table
 
@@ -67,23 +67,24 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
                 **_identity(record, state),
                 "batch_size": batch,
                 "prompt_length": length,
-                **_figures(record, state, batch, length),
+                **_metrics(record, state, (batch, length)),
             }
 
 
 def states(record: Record) -> list[str]:
-    """States that get a row: those with a figure, and for a cell without any figure the one that was wanted."""
-    seen = [state for state in (CONTROL, UNMERGED, MERGED, RIVAL) if any(r.state == state for r in record.readings)]
-    absent = {missing.state for missing in record.missing if missing.figure == "*"}
-    return [state for state in seen if state not in absent] or [UNMERGED]
+    """States that get a row: those with a metric; of a cell without any metric, the unmerged one."""
+    seen = record.states()
+    absent = {missing.state for missing in record.missing if missing.metric is None}
+    present = [state for state in (CONTROL, UNMERGED, MERGED, REFERENCE) if state in seen and state not in absent]
+    return present or [UNMERGED]
 
 
 def _identity(record: Record, state: str) -> dict[str, Any]:
     config, cell = record.cell.config, record.cell
-    shape = record.facts.get("model", {})
+    shape = record.metadata.get("model", {})
     control = state == CONTROL
-    own = cell.rival if state == RIVAL and cell.rival is not None else cell
-    settings = config[RIVAL_KEY if own is cell.rival else "method"]
+    own = cell.reference if state == REFERENCE and cell.reference is not None else cell
+    settings = config[REFERENCE_KEY if own is cell.reference else "method"]
     work = config["workload"]
     return {
         "cell": record.cell_id,
@@ -116,72 +117,49 @@ def _identity(record: Record, state: str) -> dict[str, Any]:
 
 
 def _settings(method: Mapping[str, Any]) -> str:
-    """The method's own settings as JSON, for whoever swept one that has no column."""
+    """The method's own settings as JSON, because a sweep may vary one that has no column."""
     own = {key: value for key, value in method.items() if key not in ("_target_", "learning_rate")}
     return json.dumps(own, sort_keys=True)
 
 
-def _figures(record: Record, state: str, batch: int, length: int) -> dict[str, Any]:
+def _metrics(record: Record, state: str, point: Point) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    known = figures()
-    for reading in record.readings:
-        if reading.batch_size not in (None, batch) or reading.prompt_length not in (None, length):
+    for name, metric in metrics().items():
+        if metric.scope is not Scope.PROGRESS:
+            found[name] = measured(record, name, state, point)
             continue
-        name, value = reading.figure, reading.value
-        scope = known[name].scope if name in known else Scope.STATE
-        if scope is Scope.PROGRESS:
-            if reading.state == CONTROL:
-                found[f"{name}_before"] = value
-            elif reading.state == state:
-                found[f"{name}_after"] = value
-        elif reading.state == state or (scope is Scope.TRAINING and (state, reading.state) == (MERGED, UNMERGED)):
-            found[name] = value
-    return {**found, **_latency(record, state, batch, length)}
+        found[f"{name}_before"] = record.value(name, CONTROL, point)
+        if state != CONTROL:
+            found[f"{name}_after"] = record.value(name, state, point)
+    return {**found, **_latency(record, state, point)}
 
 
-def _latency(record: Record, state: str, batch: int, length: int) -> dict[str, Any]:
-    here = [p for p in record.pairs if (p.batch_size, p.prompt_length) == (batch, length)]
+def _latency(record: Record, state: str, point: Point) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for phase in ("prefill", "decode"):
-        mine = [p for p in here if p.phase == phase and state in (p.arm, CONTROL)]
-        if not mine:
+        pairs = record.pairs_of(phase, None if state == CONTROL else state, point)
+        if not pairs:
             continue
-        found["processes"] = len({p.process for p in mine})
+        found["processes"] = len({own.process for own in pairs})
         if state == CONTROL:
-            found |= {f"{phase}_seconds": stats.seconds([p.control_seconds for p in mine]), f"{phase}_ratio": 1.0}
+            seconds = stats.seconds([own.control_seconds for own in pairs])
+            found |= {f"{phase}_seconds": seconds, f"{phase}_ratio": 1.0}
         else:
-            found |= _ratio_columns(phase, mine)
-        if (busy := _reading(record, f"{phase}_busy_seconds", state, batch, length)) is not None:
+            ratio = stats.ratio([own.log_ratio for own in pairs])
+            found |= {
+                f"{phase}_seconds": stats.seconds([own.arm_seconds for own in pairs]),
+                f"{phase}_ratio": ratio.estimate,
+                f"{phase}_ratio_low": ratio.low,
+                f"{phase}_ratio_high": ratio.high,
+            }
+        if (busy := record.value(f"{phase}_busy_seconds", state, point)) is not None:
             found[f"{phase}_busy"] = min(1.0, busy / found[f"{phase}_seconds"])
     return found
 
 
-def _reading(record: Record, figure: str, state: str, batch: int, length: int) -> float | None:
-    place = (figure, state, batch, length)
-    found = (r.value for r in record.readings if (r.figure, r.state, r.batch_size, r.prompt_length) == place)
-    return next(found, None)
-
-
-def _ratio_columns(phase: str, pairs: Sequence[Pairs]) -> Mapping[str, Any]:
-    ratio = arm_ratio(pairs, phase, pairs[0].arm)
-    assert ratio is not None
-    return {
-        f"{phase}_seconds": stats.seconds([p.arm_seconds for p in pairs]),
-        f"{phase}_ratio": ratio.estimate,
-        f"{phase}_ratio_low": ratio.low,
-        f"{phase}_ratio_high": ratio.high,
-    }
-
-
-def arm_ratio(pairs: Sequence[Pairs], phase: str, arm: str) -> stats.Interval | None:
-    """The ratio of one arm over the control, from the processes that timed it."""
-    logs = [stats.log_ratio(p) for p in pairs if (p.phase, p.arm) == (phase, arm)]
-    return stats.ratio(logs) if logs else None
-
-
-def reasons(record: Record, state: str) -> dict[str, str]:
-    """Why a figure of a state is missing, by figure; ``*`` speaks for the whole state or cell."""
-    found = {missing.figure: missing.reason for missing in record.missing if missing.state == state}
+def reasons(record: Record, state: str) -> list[tuple[str | None, str]]:
+    """Metrics of a state that are missing, with the reason; None for all metrics of the state or the cell."""
+    found = [(missing.metric, missing.reason) for missing in record.missing if missing.state == state]
     if record.status is not Status.OK and record.reason is not None:
-        found["*"] = f"{record.status}: {record.reason}"
+        found.append((None, f"{record.status}: {record.reason}"))
     return found

@@ -1,63 +1,62 @@
-"""A method beside its rival, both measured in the same processes.
+"""A method vs. its reference, both measured in the same processes.
 
-Every ratio is the method's over the rival's of one process, so what a process does to both is in neither: of latency,
-where each was timed against the control, the quotient of the two ratios; of training, steps timed in turn.
+Every ratio is the method's over the reference's in one process, so that what a process does to both cancels out. Of
+latency, where each was timed in turn with the control, it is the quotient of the two ratios to the control; training
+steps were timed in turn.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.records import stats
-from bench.records.cell import Cell, Rival
-from bench.records.conditions import context
-from bench.records.record import RIVAL, TRAIN, UNMERGED, Record, Status
-from bench.report.labels import variants
-from bench.report.table import Grid
+from bench.records.conditions import conditions
+from bench.records.record import REFERENCE, TRAIN, UNMERGED, Point, Record, Status
+from bench.records.units import half_width
+from bench.report.footnotes import IntervalWidth, Legend, MeasuredOn
+from bench.report.labels import Labels, labels, size_label
+from bench.report.table import Column, Note, Table, Text
 
-Point = tuple[int, int]
+BEST_MEANS = "the method is better than its reference, and so is the whole interval"
 
 
 @dataclass(frozen=True)
-class Column:
-    """One figure of the comparison: how it is worked out, and whether more of it is better."""
+class Compared:
+    """One metric of the comparison: how it is computed, and whether more of it is better."""
 
     label: str
     of: Callable[[Record, Point], stats.Interval | None]
     more: bool = False
     skewed: bool = False
-    """Whether the interval is far from even around the estimate, and so shown by its ends."""
+    """Whether the interval is far from symmetric, so that its ends are shown."""
 
 
-def rival_grids(records: Sequence[Record]) -> list[Grid]:
-    """A grid for all methods that were measured beside the same implementation under the same conditions."""
+def reference_tables(records: Sequence[Record]) -> list[Table]:
+    """One table for all methods that were measured vs. the same implementation under the same conditions."""
     groups: dict[str, list[tuple[Record, Point]]] = {}
     for record in sorted(records, key=lambda record: (record.cell.name, record.cell.size or 0, record.cell_id)):
-        if record.cell.rival is not None and record.status is Status.OK:
+        if record.cell.reference is not None and record.status is Status.OK:
             for point in record.cell.points:
-                key = json.dumps(
-                    [record.cell.rival.implementation, point, context(record)], sort_keys=True, default=str
-                )
-                groups.setdefault(key, []).append((record, point))
-    return [_grid(groups[key]) for key in sorted(groups)]
+                held = [record.cell.reference.implementation, point, conditions(record)]
+                groups.setdefault(json.dumps(held, sort_keys=True, default=str), []).append((record, point))
+    return [_table(groups[key]) for key in sorted(groups)]
 
 
 def speed(record: Record, _point: Point) -> stats.Interval | None:
     """Training tokens per second."""
-    logs = [-stats.log_ratio(pairs) for pairs in record.pairs if pairs.phase == TRAIN]
+    logs = [-log for log in record.log_ratios(TRAIN, UNMERGED)]
     return stats.ratio(logs) if logs else None
 
 
 def memory(record: Record, _point: Point) -> stats.Interval | None:
-    """Peak training memory; it has no noise."""
-    peaks = {found.state: found.value for found in record.readings if found.figure == "train_peak_bytes"}
-    if UNMERGED not in peaks or RIVAL not in peaks:
+    """Peak training memory, which has no noise."""
+    ours, theirs = (record.value("train_peak_bytes", state) for state in (UNMERGED, REFERENCE))
+    if ours is None or theirs is None:
         return None
-    value = peaks[UNMERGED] / peaks[RIVAL]
-    return stats.Interval(value, value, value, 1)
+    return stats.Interval(ours / theirs, ours / theirs, ours / theirs, 1)
 
 
 def prefill(record: Record, point: Point) -> stats.Interval | None:
@@ -71,18 +70,18 @@ def decode(record: Record, point: Point) -> stats.Interval | None:
 
 
 def added_decode(record: Record, point: Point) -> stats.Interval | None:
-    """What each adds to the control's decode step; None where what the rival adds is lost in noise."""
+    """What each adds to the control's decode step; None if the reference adds nothing that differs from noise."""
     ours, theirs = _sides(record, point, "decode")
     found = stats.ratio_of_means([math.expm1(log) for log in ours], [math.expm1(log) for log in theirs])
     return None if found is None else stats.Interval(*found, len(ours))
 
 
-COLUMNS = (
-    Column("train tok/s", speed, more=True),
-    Column("train mem", memory),
-    Column("prefill", prefill),
-    Column("decode", decode),
-    Column("added decode", added_decode, skewed=True),
+COMPARED = (
+    Compared("train tok/s", speed, more=True),
+    Compared("train mem", memory),
+    Compared("prefill", prefill),
+    Compared("decode", decode),
+    Compared("added decode", added_decode, skewed=True),
 )
 
 
@@ -93,96 +92,93 @@ def _latency(record: Record, point: Point, phase: str) -> stats.Interval | None:
 
 
 def _sides(record: Record, point: Point, phase: str) -> tuple[list[float], list[float]]:
-    """Log-ratios to the control, process by process, of the method and of its rival."""
-    here = [pairs for pairs in record.pairs if (pairs.phase, pairs.batch_size, pairs.prompt_length) == (phase, *point)]
-    by_arm = [{p.process: stats.log_ratio(p) for p in here if p.arm == arm} for arm in (UNMERGED, RIVAL)]
-    shared = sorted(by_arm[0].keys() & by_arm[1].keys())
-    return [by_arm[0][process] for process in shared], [by_arm[1][process] for process in shared]
+    """Log-ratios to the control, process by process, of the method and of its reference."""
+    ours, theirs = (
+        {pairs.process: pairs.log_ratio for pairs in record.pairs_of(phase, arm, point)}
+        for arm in (UNMERGED, REFERENCE)
+    )
+    shared = sorted(ours.keys() & theirs.keys())
+    return [ours[process] for process in shared], [theirs[process] for process in shared]
 
 
-def _grid(cells: Sequence[tuple[Record, Point]]) -> Grid:
+def _table(cells: Sequence[tuple[Record, Point]]) -> Table:
     first, point = cells[0]
-    rival = first.cell.rival
-    assert rival is not None
-    version = first.versions.get(rival.implementation, "")
+    reference = first.cell.reference
+    assert reference is not None
+    version = first.versions.get(reference.implementation, "")
     config = first.cell.config
     work = config["workload"]
-    words = [
-        f"beside {rival.implementation} {version}".rstrip(),
+    title = (
+        f"vs. {reference.implementation} {version}".rstrip(),
         first.cell.model,
         f"batch {point[0]} × {point[1]}",
         f"training {work['train_batch_size']} × {work['train_length']}",
         str(config["model"]["dtype"]),
         str(config["runtime"]["name"]),
         str(config["device"]["name"]),
-    ]
-    headers = (("method", ""), *((column.label, "× rival") for column in COLUMNS))
-    rows: list[tuple[str, ...]] = []
-    best: set[tuple[int, int]] = set()
-    letters, legend = variants([record for record, _ in cells])
-    for number, (record, where) in enumerate(cells):
-        found = [column.of(record, where) for column in COLUMNS]
-        shown = [_ends(one) if column.skewed else _half(one) for column, one in zip(COLUMNS, found, strict=True)]
-        rows.append((_named(record.cell, letters.get(record.cell_id, "")), *shown))
-        best |= {(number, i) for i, one in enumerate(found, start=1) if _ahead(one, COLUMNS[i - 1].more)}
-    counts = sorted({len({pairs.process for pairs in record.pairs}) for record, _ in cells})
-    notes = (
-        *legend,
-        *_unlike([record for record, _ in cells], letters),
-        "added decode: what each adds to the control's decode step, Fieller's 95% interval; blank where the rival adds "
-        "nothing that could be told from noise",
-        "both ran in the same processes; training steps in turn, latency each in turn with the control",
-        f"±: half the 95% interval over {' or '.join(map(str, counts))} processes, Student's t",
-        f"measured on {first.machine.get('processor')}",
     )
-    return Grid(
-        " · ".join(words),
-        headers,
-        tuple(rows),
-        frozenset(best),
-        notes,
-        "the method is ahead of its rival, and so is the whole interval",
+    records = [record for record, _ in cells]
+    names = labels(records)
+    found = [[compared.of(record, where) for compared in COMPARED] for record, where in cells]
+    rows = [(names.full(record), *map(_shown, COMPARED, row)) for record, row in zip(records, found, strict=True)]
+    notes: tuple[Note, ...] = (
+        *(Legend(row, settings) for row, settings in names.legend),
+        *(Text(line) for line in _differences(records, names)),
+        Text(
+            "added decode: what each adds to the control's decode step, Fieller's 95% interval; blank if the reference "
+            "adds nothing that differs from noise"
+        ),
+        Text("both ran in the same processes; training steps in turn, latency each in turn with the control"),
+        IntervalWidth(tuple(sorted({len({pairs.process for pairs in record.pairs}) for record in records}))),
+        MeasuredOn(str(first.machine.get("processor")), ()),
+    )
+    return Table(
+        title=" · ".join(title),
+        columns=(
+            Column("method", left=True, wrap=True),
+            *(Column(compared.label, "× reference") for compared in COMPARED),
+        ),
+        rows=tuple(rows),
+        notes=notes,
+        best=frozenset(
+            (number, index)
+            for number, row in enumerate(found)
+            for index, (compared, one) in enumerate(zip(COMPARED, row, strict=True), start=1)
+            if _better(one, compared.more)
+        ),
+        best_means=BEST_MEANS,
     )
 
 
-def _ahead(interval: stats.Interval | None, more: bool) -> bool:
+def _better(interval: stats.Interval | None, more: bool) -> bool:
     """Whether the whole interval is on the method's side of 1."""
     if interval is None or interval.low is None or interval.high is None:
         return False
     return interval.low > 1 if more else interval.high < 1
 
 
-def _half(interval: stats.Interval | None) -> str:
-    """The estimate and half its interval."""
+def _shown(compared: Compared, interval: stats.Interval | None) -> str:
+    """The estimate, with half its interval or with both ends."""
     if interval is None:
         return ""
     if interval.low is None or interval.high is None or interval.low == interval.high:
         return f"{interval.estimate:.3f}"
-    half = (interval.high - interval.low) / 2
-    digits = 3 if half < 0.1 else 2  # no more of them than the interval bears
-    return f"{interval.estimate:.{digits}f} ±{half:.{digits}f}".replace("±0.", "±.")
+    if compared.skewed:
+        return f"{interval.estimate:.2f} ({interval.low:.2f}, {interval.high:.2f})"
+    digits = 3 if interval.high - interval.low < 0.2 else 2  # no more digits than the interval justifies
+    return f"{interval.estimate:.{digits}f} {half_width(interval.low, interval.high, digits)}"
 
 
-def _ends(interval: stats.Interval | None) -> str:
-    """The estimate and both ends of its interval."""
-    return "" if interval is None else f"{interval.estimate:.2f} ({interval.low:.2f}, {interval.high:.2f})"
-
-
-def _named(side: Cell | Rival, letter: str) -> str:
-    """A method, its letter and its size."""
-    return " ".join(filter(None, (side.name, letter, "" if side.size is None else str(side.size))))
-
-
-def _unlike(records: Sequence[Record], letters: Mapping[str, str]) -> list[str]:
-    """Where the rival is not the same method of the same size, and where the two do not train as many parameters."""
+def _differences(records: Sequence[Record], names: Labels) -> list[str]:
+    """Where the reference is another method or size, and where the two train different numbers of parameters."""
     lines = []
     for record in records:
-        rival, letter = record.cell.rival, letters.get(record.cell_id, "")
-        assert rival is not None
-        name = _named(record.cell, letter)
-        if (rival.method, rival.size) != (record.cell.method, record.cell.size):
-            lines.append(f"{name}: the rival is {_named(rival, '')}")
-        trained = {r.state: r.value for r in record.readings if r.figure == "trained_parameters"}
-        if trained.get(UNMERGED) != trained.get(RIVAL):
-            lines.append(f"{name}: trains {trained.get(UNMERGED)} parameters, its rival {trained.get(RIVAL)}")
+        cell, reference = record.cell, record.cell.reference
+        assert reference is not None
+        if (reference.method, reference.size) != (cell.method, cell.size):
+            label = f"{reference.name} {size_label(cell, reference)}".rstrip()
+            lines.append(f"{names.full(record)}: the reference is {label}")
+        ours, theirs = (record.value("trained_parameters", state) for state in (UNMERGED, REFERENCE))
+        if ours != theirs:
+            lines.append(f"{names.full(record)}: trains {ours} parameters, its reference {theirs}")
     return lines

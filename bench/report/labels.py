@@ -1,52 +1,76 @@
-"""How rows and columns are called."""
+"""How rows are called: the method, its size, and a letter where two rows would have the same name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from string import ascii_lowercase
+from typing import Any
 
+from bench.config.schema import REFERENCE_KEY
+from bench.records.cell import Cell, Reference
 from bench.records.conditions import differing, settings
 from bench.records.record import Record
 
-KEYS = ("method", "size", "state")
-CORE = ("trained_parameters", "train_peak_bytes", "train_tokens_per_second", "prefill_ratio", "decode_ratio")
-"""The figures that fit 80 columns; `EXTRA` follow where there is room."""
-EXTRA = (
-    "loss_after",
-    "checkpoint_bytes",
-    "cache_length",
-    "decode_matmul_chain",
-    "decode_busy",
-    "merge_error",
-    "shipped_parameters",
-)
+SYMBOLS = {"rank": "r", "r": "r", "target_r": "r", "bottleneck": "b", "num_virtual_tokens": "tokens"}
+"""What a size is called in a row, by the setting of the method that gives it."""
 
 
-def variants(records: Sequence[Record]) -> tuple[dict[str, str], list[str]]:
-    """A letter for each cell that shares method and size with another one, and what the letters mean."""
-    alike: dict[tuple[str, int | None], list[Record]] = {}
+@dataclass(frozen=True)
+class Labels:
+    """The names of a table's rows."""
+
+    letters: Mapping[str, str]
+    """Letters by cell id, of cells that share method and size with another one."""
+    legend: tuple[tuple[str, str], ...]
+    """A row's name, and the settings that its letter stands for."""
+
+    def name(self, record: Record) -> str:
+        """The method, with its letter."""
+        return f"{record.cell.name} {self.letters.get(record.cell_id, '')}".rstrip()
+
+    def full(self, record: Record) -> str:
+        """The method, with its letter and its size."""
+        return f"{self.name(record)} {size_label(record.cell)}".rstrip()
+
+
+def labels(records: Sequence[Record]) -> Labels:
+    """Names that are different for different cells."""
+    groups: dict[tuple[str, int | None], list[Record]] = {}
     for record in records:
-        alike.setdefault((record.cell.name, record.cell.size), []).append(record)
-    letters, legend = {}, []
-    for (_, size), same in alike.items():
-        if len(same) == 1:
+        groups.setdefault((record.cell.name, record.cell.size), []).append(record)
+    letters: dict[str, str] = {}
+    meanings: dict[str, str] = {}
+    for group in groups.values():
+        if len(group) == 1:
             continue
-        keys = differing([settings(record) for record in same])
-        told = {record.cell_id: ", ".join(f"{k} {_plain(settings(record).get(k))}" for k in keys) for record in same}
-        for number, record in enumerate(sorted(same, key=lambda record: told[record.cell_id])):
+        keys = differing([settings(record) for record in group])
+        for record in group:
+            own = settings(record)
+            meanings[record.cell_id] = ", ".join(f"{key} {plain(own.get(key))}" for key in keys)
+        for number, record in enumerate(sorted(group, key=lambda record: meanings[record.cell_id])):
             letters[record.cell_id] = _letter(number)
-            label = f"{_name(record, letters)}{'' if size is None else f' {size}'}"
-            legend.append(f"{label}: {told[record.cell_id]}")
-    return letters, legend
+    found = Labels(letters, ())
+    lettered = sorted((r for r in records if r.cell_id in letters), key=lambda r: (found.name(r), r.cell.size or 0))
+    return Labels(letters, tuple((found.full(record), meanings[record.cell_id]) for record in lettered))
+
+
+def size_label(cell: Cell, reference: Reference | None = None) -> str:
+    """The size of a cell's method, or of its reference: ``r=8``, ``b=16``, ``tokens=20``; empty without a size."""
+    side: Cell | Reference = cell if reference is None else reference
+    if side.size is None:
+        return ""
+    config: Mapping[str, Any] = cell.config["method" if reference is None else REFERENCE_KEY]
+    given = {**config, **config.get("config", {})}  # peft's own keys are one level down
+    symbol = next((symbol for key, symbol in SYMBOLS.items() if given.get(key) == side.size), None)
+    other = next((key for key, value in given.items() if type(value) is int and value == side.size), "size")
+    return f"{symbol or other}={side.size}"
+
+
+def plain(value: object) -> str:
+    """A setting as text."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _letter(number: int) -> str:
     return (_letter(number // 26 - 1) if number >= 26 else "") + ascii_lowercase[number % 26]
-
-
-def _name(record: Record, letters: Mapping[str, str]) -> str:
-    return f"{record.cell.name} {letters.get(record.cell_id, '')}".rstrip()
-
-
-def _plain(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,133 +1,145 @@
-"""How a comparison looks: for a terminal, Markdown, LaTeX, CSV and Parquet."""
+"""How tables look: on a terminal, in Markdown, LaTeX, CSV, JSON and Parquet."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as TerminalTable
 from rich.text import Text
+from tabulate import tabulate
 
-from bench.errors import UsageError
-from bench.records.record import Record
-from bench.report.comparison import grids
-from bench.report.frame import export
-from bench.report.head_to_head import rival_grids
-from bench.report.labels import CORE, EXTRA, KEYS
-from bench.report.published import published_grids
-from bench.report.table import Grid
+from bench.report.table import Column, Report, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BEST = "*"
-"""Marks the best values on a terminal; elsewhere they are bold."""
+"""Marks the best values on a terminal. Elsewhere they are bold."""
 LEAST_NAME = 12
-"""Characters that the name of a method gets, however much else there is to show."""
-FORMATS = ("text", "md", "csv", "latex", "parquet")
+"""Characters that a column which is wrapped gets at least."""
 
 
-def print_table(records: Sequence[Record], console: Console) -> None:
-    """The comparison, as wide as the console."""
-    for grid in _all_grids(records, (*CORE, *EXTRA)):
-        shown = _fitting(grid, console.width)
-        # the title stands outside, so that it is not folded to the table's width
-        console.print(grid.title, style="bold", markup=False)
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-        for index in shown:
-            left = grid.headers[index][0] in ("method", "state")
-            header = "\n".join(_stacked(grid.headers[index]))
-            # names may be long, and are folded before a figure is cut
-            least = _width(grid, index) if index else min(LEAST_NAME, _width(grid, index))
-            plain: dict[str, Any] = {"justify": "left" if left else "right", "vertical": "bottom"}
-            table.add_column(header, no_wrap=index > 0, overflow="fold", min_width=least, **plain)
-        for number, row in enumerate(grid.rows):
-            table.add_row(*(_styled(row[i], (number, i) in grid.best) for i in shown))
-        console.print(table)
-        for note in _notes(grid, BEST):
+def print_report(report: Report, console: Console) -> None:
+    """Prints tables as wide as the console, and the closing lines."""
+    print_tables(report.tables, console)
+    for line in report.closing:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def print_tables(tables: Sequence[Table], console: Console) -> None:
+    """Prints tables as wide as the console."""
+    for table in tables:
+        if table.title:  # outside the table, which would wrap it
+            console.print(table.title, style="bold", markup=False)
+        if table.rows:
+            console.print(_terminal(table, console.width))
+        for note in _notes(table, BEST):
             console.print(note, markup=False)
         console.print()
 
 
-def render(records: Sequence[Record], format: str) -> bytes:
-    """The comparison as a file in one of `FORMATS` but ``text``.
-
-    Raises:
-        UsageError: the format is unknown.
-    """
-    if format == "csv":
-        return export(records).to_csv(index=False).encode()
-    if format == "parquet":
-        return bytes(export(records).to_parquet(None, index=False))
-    if format not in ("md", "latex"):
-        raise UsageError(f"--format {format}: there are {', '.join(FORMATS)}")
-    parts = [(_markdown if format == "md" else _latex)(grid) for grid in _all_grids(records, CORE)]
-    return "\n".join(parts).encode()
+def render(report: Report, format: str) -> bytes:
+    """The report as a file in one of `FORMATS`."""
+    return FORMATS[format](report)
 
 
-def _all_grids(records: Sequence[Record], wanted: Sequence[str]) -> list[Grid]:
-    """The methods beside one another, then beside their rivals, then beside what others have published."""
-    return [*grids(records, wanted), *rival_grids(records), *published_grids(records)]
+def _terminal(table: Table, width: int) -> TerminalTable:
+    """The columns that fit. Headers are stacked, a word a line, and columns stand close, only if they have to."""
+    shown = _fitting(table, width)
+    roomy = sum(_width(table, index, stacked=False) + 3 for index in shown) <= width
+    found = TerminalTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1) if roomy else 0)
+    for index in shown:
+        column = table.columns[index]
+        found.add_column(
+            column.header if roomy else "\n".join(_stacked(column)),
+            justify="left" if column.left else "right",
+            vertical="bottom",
+            no_wrap=not column.wrap,
+            overflow="fold",
+            min_width=min(LEAST_NAME, _longest(table, index)) if column.wrap else None,
+        )
+    for number, row in enumerate(table.rows):
+        found.add_row(*(_cell(table, number, index, row[index]) for index in shown))
+    return found
 
 
-def _notes(grid: Grid, mark: str) -> list[str]:
-    return [*grid.footnotes, *([f"{mark} {grid.mark_means}"] if grid.best else [])]
-
-
-def _fitting(grid: Grid, width: int) -> list[int]:
-    """Columns that fit, the core ones first and whatever their width."""
-    shown: list[int] = []
-    used = 0
-    for index in range(len(grid.headers)):
-        needed = _width(grid, index) + 1
-        if index < len(KEYS) + len(CORE) or used + needed <= width:
+def _fitting(table: Table, width: int) -> list[int]:
+    """Columns that fit: those that are not optional, whatever their width, and as many others as there is room for."""
+    must = [index for index, column in enumerate(table.columns) if not column.optional]
+    used = sum(_width(table, index, stacked=True) + 1 for index in must)
+    shown = list(must)
+    for index, column in enumerate(table.columns):
+        needed = _width(table, index, stacked=True) + 1
+        if column.optional and used + needed <= width:
             shown.append(index)
             used += needed
     return shown
 
 
-def _width(grid: Grid, index: int) -> int:
+def _width(table: Table, index: int, stacked: bool) -> int:
     """Characters that a column needs on a terminal."""
-    column = (BEST * ((row, index) in grid.best) + cells[index] for row, cells in enumerate(grid.rows))
-    return max(map(len, (*_stacked(grid.headers[index]), *column)))
+    column = table.columns[index]
+    headers = _stacked(column) if stacked else [column.header]
+    return max(map(len, (*headers, "x" * _longest(table, index))))
 
 
-def _stacked(header: tuple[str, str]) -> list[str]:
-    """A header in as many lines as it has words, the unit last."""
-    return [*header[0].split(), header[1]]
+def _longest(table: Table, index: int) -> int:
+    cells = (BEST * ((number, index) in table.best) + row[index] for number, row in enumerate(table.rows))
+    return max(map(len, cells), default=0)
 
 
-def _styled(text: str, best: bool) -> Text:
-    return Text(f"{BEST}{text}", style="bold green") if best else Text(text)
+def _stacked(column: Column) -> list[str]:
+    """The header in as many lines as it has words, the unit last."""
+    return [*column.name.split(), *([column.unit] if column.unit else [])]
 
 
-def _plain_headers(grid: Grid) -> list[str]:
-    return [f"{name} ({unit})" if unit else name for name, unit in grid.headers]
+def _cell(table: Table, row: int, column: int, text: str) -> Text:
+    if (row, column) in table.best:
+        return Text(f"{BEST}{text}", style="bold green")
+    return Text(text, style=table.styles.get((row, column), ""))
 
 
-def _alignment(grid: Grid) -> list[str]:
-    return ["left" if name in ("method", "state") else "right" for name, _ in grid.headers]
+def _notes(table: Table, mark: str) -> list[str]:
+    return [*(note.text for note in table.notes), *([f"{mark} {table.best_means}"] if table.best else [])]
 
 
-def _markdown(grid: Grid) -> str:
-    rows = [[f"**{t}**" if (r, c) in grid.best else t for c, t in enumerate(row)] for r, row in enumerate(grid.rows)]
-    body = pd.DataFrame(rows, columns=_plain_headers(grid))
-    text = body.to_markdown(index=False, disable_numparse=True, colalign=_alignment(grid))
-    notes = "".join(f"- {note}\n" for note in _notes(grid, "**bold**:"))
-    return f"**{grid.title}**\n\n{text}\n\n{notes}"
+def _markdown(report: Report) -> bytes:
+    parts = [_markdown_table(table) for table in report.tables]
+    return "\n".join([*parts, *report.closing]).encode()
 
 
-def _latex(grid: Grid) -> str:
-    escaped = [[_tex(t) for t in row] for row in grid.rows]
+def _markdown_table(table: Table) -> str:
+    strong = table.best | table.styles.keys()
+    rows = [[f"**{t}**" if (r, c) in strong else t for c, t in enumerate(row)] for r, row in enumerate(table.rows)]
+    sides = ["left" if column.left else "right" for column in table.columns]
+    body = tabulate(
+        rows, [column.header for column in table.columns], tablefmt="pipe", disable_numparse=True, colalign=sides
+    )
+    notes = "".join(f"- {note}\n" for note in _notes(table, "**bold**:"))
+    return f"**{table.title}**\n\n" + (f"{body}\n\n" if rows else "") + notes
+
+
+def _latex(report: Report) -> bytes:
+    return "\n".join(map(_latex_table, report.tables)).encode()
+
+
+def _latex_table(table: Table) -> str:
+    escaped = [[_tex(text) for text in row] for row in table.rows]
     rows = [
-        [rf"\textbf{{{t}}}" if (r, c) in grid.best else t for c, t in enumerate(row)] for r, row in enumerate(escaped)
+        [rf"\textbf{{{t}}}" if (r, c) in table.best else t for c, t in enumerate(row)] for r, row in enumerate(escaped)
     ]
-    body = pd.DataFrame(rows, columns=[_tex(header) for header in _plain_headers(grid)])
-    align = "".join(side[0] for side in _alignment(grid))
-    table = body.to_latex(index=False, escape=False, column_format=align, caption=_tex(grid.title))
-    notes = r" \\ ".join(_tex(note) for note in _notes(grid, "bold:"))
+    import pandas as pd  # only LaTeX needs it here
+
+    body = pd.DataFrame(rows, columns=[_tex(column.header) for column in table.columns])
+    align = "".join("l" if column.left else "r" for column in table.columns)
+    text = body.to_latex(index=False, escape=False, column_format=align, caption=_tex(table.title))
+    notes = r" \\ ".join(_tex(note) for note in _notes(table, "bold:"))
     end = r"\end{table}"
-    return table.replace(end, rf"\par\raggedright\footnotesize {notes}" + f"\n{end}")
+    return text.replace(end, rf"\par\raggedright\footnotesize {notes}" + f"\n{end}")
 
 
 _TEX: dict[str, str | int | None] = {
@@ -139,3 +151,30 @@ _TEX: dict[str, str | int | None] = {
 
 def _tex(text: str) -> str:
     return text.translate(str.maketrans(_TEX))
+
+
+def _csv(report: Report) -> bytes:
+    return _frame(report).to_csv(index=False).encode()
+
+
+def _parquet(report: Report) -> bytes:
+    return bytes(_frame(report).to_parquet(None, index=False))
+
+
+def _json(report: Report) -> bytes:
+    return (json.dumps(report.plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _frame(report: Report) -> pd.DataFrame:
+    assert report.frame is not None, "this report has no data frame"
+    return report.frame
+
+
+FORMATS: dict[str, Callable[[Report], bytes]] = {
+    "md": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+    "parquet": _parquet,
+    "json": _json,
+}
+"""How a report becomes a file. A command names those that it offers."""

@@ -1,70 +1,73 @@
-"""One table, as text: what every report is made of."""
+"""One table, as text: every report is made of these. `bench.report.render` prints and writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-LEAST_NAME = 12
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """One table, as text."""
+class Note(Protocol):
+    """What a reader must know of a table, as a sentence; see `bench.report.footnotes`."""
 
-    title: str
-    headers: tuple[tuple[str, str], ...]
-    """Name and unit of each column; the first is the name of a row."""
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-
-def print_sheets(many: Sequence[Sheet], console: Console) -> None:
-    """The tables, as wide as the console."""
-    for sheet in many:
-        console.print(sheet.title, style="bold", markup=False)
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-        for index, (name, unit) in enumerate(sheet.headers):
-            words = "\n".join([*name.split(), *([unit] if unit else [])])
-            left = index == 0 or name == "figure"
-            table.add_column(
-                words,
-                justify="left" if left else "right",
-                vertical="bottom",
-                no_wrap=index > 0,
-                overflow="fold",
-                min_width=LEAST_NAME if index == 0 else None,
-            )
-        for row in sheet.rows:
-            table.add_row(*row)
-        if sheet.rows:
-            console.print(table, markup=False)
-        for note in sheet.notes:
-            console.print(note, markup=False)
-        console.print()
-
-
-def _markdown(sheet: Sheet) -> str:
-    names = [f"{name} ({unit})" if unit else name for name, unit in sheet.headers]
-    lines = [names, [":--" if not i else "--:" for i in range(len(names))], *sheet.rows]
-    body = "".join("| " + " | ".join(cell.strip() or " " for cell in line) + " |\n" for line in lines)
-    return f"**{sheet.title}**\n\n{body}\n" + "".join(f"- {note}\n" for note in sheet.notes)
+    @property
+    def text(self) -> str:
+        """The sentence."""
 
 
 @dataclass(frozen=True)
-class Grid:
-    """One group, as text."""
+class Text:
+    """A note that is just its sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """The header of a column and how its cells are set."""
+
+    name: str
+    unit: str = ""
+    left: bool = False
+    """Whether the cells are words, which are set to the left, and not numbers."""
+    wrap: bool = False
+    """Whether long cells are wrapped."""
+    optional: bool = False
+    """Whether the column is left out where a terminal is too narrow."""
+
+    @property
+    def header(self) -> str:
+        """Name and unit in one line."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a title, with notes below."""
 
     title: str
-    headers: tuple[tuple[str, str], ...]
-    """Name and unit of each column."""
+    columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
-    best: frozenset[tuple[int, int]]
-    """(row, column) of the best values; of a ratio, all that its interval does not tell from the best."""
-    footnotes: tuple[str, ...]
-    mark_means: str = "best; of a ratio, all that the interval can't tell from the best"
-    """What it says that a value is marked as best."""
+    notes: tuple[Note, ...] = ()
+    best: frozenset[tuple[int, int]] = frozenset()
+    """(row, column) of the best values."""
+    best_means: str = ""
+    """What it means that a value is marked as best."""
+    styles: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    """Colors of cells on a terminal, by (row, column); in Markdown these cells are bold."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command has to say: tables for a reader and data for a program."""
+
+    tables: Sequence[Table]
+    closing: Sequence[str] = ()
+    """Lines below the last table of a terminal or of Markdown."""
+    frame: pd.DataFrame | None = None
+    """For CSV and Parquet, in base units."""
+    plain: Any = None
+    """For JSON."""

@@ -1,4 +1,4 @@
-"""The protocol of an engine: it turns a cell into its record."""
+"""What an engine is: it takes a cell and returns the cell's record."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from bench.records.machine import commit, machine, versions
 from bench.records.record import Record, Status
 
 Listen = Callable[[str], object]
+"""Is told what is being done now."""
 
 
-class Measure(Protocol):
-    """Turns a cell into its record; `measure_cell` does, and a fake one does in tests."""
+class Engine(Protocol):
+    """Measures cells: `bench.runner.local.LocalEngine` on this machine, a fake one in tests."""
 
-    def __call__(self, cell: Cell, study: str, listen: Listen) -> Record:
-        """Measures; whatever goes wrong with the cell is in the record."""
+    def measure(self, cell: Cell, study: str, listen: Listen) -> Record:
+        """Measures one cell. If something goes wrong with the cell, the record says so."""
 
 
 def implementations(cell: Cell) -> tuple[str, ...]:
     """The packages whose code is measured."""
-    return (cell.implementation, *([] if cell.rival is None else [cell.rival.implementation]))
+    return (cell.implementation, *([] if cell.reference is None else [cell.reference.implementation]))
 
 
 def skipped(cell: Cell, study: str, reason: str) -> Record:

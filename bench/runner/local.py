@@ -1,4 +1,4 @@
-"""One cell, from its configuration to its record: the children it needs, in order."""
+"""The engine of this machine: it measures a cell in child processes, one after the other."""
 
 from __future__ import annotations
 
@@ -11,51 +11,55 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.config.schema import RIVAL_KEY
+from bench.config.schema import REFERENCE_KEY
 from bench.records.cell import Cell
 from bench.records.machine import commit, machine, versions
-from bench.records.record import RIVAL, UNMERGED, Record, Status
-from bench.records.results import Findings, Timed
+from bench.records.record import REFERENCE, UNMERGED, Record, Status
+from bench.records.results import LatencySamples, ProbeResults
 from bench.runner.engine import Listen, implementations
-from bench.runner.process import Launcher, Outcome
-from bench.runner.stopping import enough
+from bench.runner.process import Outcome, ProcessRunner
+from bench.runner.stopping import should_stop
+
+MEASURE_METRICS = "bench.worker.probes:measure_metrics"
+MEASURE_PAIRS = "bench.worker.latency:measure_pairs"
 
 
 @dataclass(frozen=True)
-class Children:
-    """Measures cells in child processes."""
+class LocalEngine:
+    """Measures cells in child processes of this one."""
 
-    launcher: Launcher
+    runner: ProcessRunner
     limit_seconds: float
+    """What one child may take."""
 
-    def __call__(self, cell: Cell, study: str, listen: Listen) -> Record:
-        """One child for the figures, then one for each latency replicate."""
+    def measure(self, cell: Cell, study: str, listen: Listen) -> Record:
+        """One child for all metrics but latency, then one for each latency replicate."""
         started, clock = datetime.datetime.now(datetime.UTC), time.monotonic()
-        timed = Timed()
+        samples = LatencySamples()
         with tempfile.TemporaryDirectory(prefix="peft-verdict-") as staging:
-            outcome = self._call("bench.worker.figures:measure_figures", cell.config, staging, listen=listen)
-            findings = outcome.value if outcome.status is Status.OK else Findings()
-            if outcome.status is Status.OK and cell.rival is not None:
-                outcome = self._rival(cell, staging, findings, listen)
+            outcome = self._call(MEASURE_METRICS, cell.config, staging, listen=listen)
+            results = outcome.value if outcome.status is Status.OK else ProbeResults()
+            if outcome.status is Status.OK and cell.reference is not None:
+                outcome = self._measure_reference(cell, staging, results, listen)
             if outcome.status is Status.OK:
-                arguments = (cell.config, staging, findings.states)
-                outcome = self.replicate("bench.worker.latency:measure_pairs", cell.config, arguments, timed, listen)
+                arguments = (cell.config, staging, results.states)
+                outcome = self.replicate(MEASURE_PAIRS, cell.config, arguments, samples, listen)
         return Record(
             cell_id=cell.id,
             study=study,
             status=outcome.status,
             reason=outcome.reason,
             cell=cell,
-            readings=tuple(findings.readings),
-            missing=tuple(findings.missing),
-            pairs=tuple(timed.pairs),
-            notes=(*findings.notes, *timed.notes),
-            facts={
-                **findings.facts,
-                **({"card": timed.cards} if timed.cards else {}),
+            measurements=tuple(results.measurements),
+            missing=tuple(results.missing),
+            pairs=tuple(samples.pairs),
+            warnings=(*results.warnings, *samples.warnings),
+            metadata={
+                **results.metadata,
+                **({"card": samples.cards} if samples.cards else {}),
                 **({"detail": outcome.detail} if outcome.detail else {}),
             },
-            machine={**machine(), **findings.machine},
+            machine={**machine(), **results.machine},
             versions=versions(*implementations(cell)),
             commit=commit(),
             started=started.isoformat(timespec="seconds"),
@@ -67,44 +71,43 @@ class Children:
         function: str,
         config: Mapping[str, Any],
         arguments: Sequence[Any],
-        timed: Timed,
+        samples: LatencySamples,
         listen: Listen,
     ) -> Outcome:
-        """Child after child adds what it found, until there are enough of them; returns how the last one ended."""
+        """Starts child after child, each of which adds its samples, until the stopping rule holds.
+
+        Returns how the last child ended.
+        """
         outcome = Outcome(Status.OK)
         for process in itertools.count():
-            if enough(process, timed.pairs, config["precision"]):
-                return outcome
+            if should_stop(process, samples.pairs, config["precision"]):
+                break
 
             def tell(phase: str, process: int = process) -> None:
                 listen(f"latency, process {process + 1}: {phase}")
 
             outcome = self._call(function, *arguments, process, listen=tell, start=config["precision"]["start"])
             if outcome.status is not Status.OK:
-                return outcome
-            timed.add(outcome.value)
-        raise AssertionError("the count has no end")
+                break
+            samples.add(outcome.value)
+        return outcome
 
-    def _rival(self, cell: Cell, staging: str, findings: Findings, listen: Listen) -> Outcome:
-        """The rival's figures, from a child of its own; they join the cell's as those of one more state."""
-        config = {**cell.config, "method": cell.config[RIVAL_KEY]}
-        folder = Path(staging) / RIVAL
+    def _measure_reference(self, cell: Cell, staging: str, results: ProbeResults, listen: Listen) -> Outcome:
+        """Measures the reference in its own child and adds its metrics to the cell's as those of one more state."""
+        assert cell.reference is not None
+        config = {**cell.config, "method": cell.config[REFERENCE_KEY]}
+        folder = Path(staging) / REFERENCE
         folder.mkdir()
-        outcome = self._call("bench.worker.figures:measure_figures", config, str(folder), listen=listen)
+        outcome = self._call(MEASURE_METRICS, config, str(folder), listen=listen)
         if outcome.status is not Status.OK:
-            assert cell.rival is not None
-            return replace(outcome, reason=f"{cell.rival.name}: {outcome.reason}")
-        for found in outcome.value.readings:
-            if found.state == UNMERGED:
-                findings.readings.append(replace(found, state=RIVAL))
-        for absent in outcome.value.missing:
-            if absent.state == UNMERGED:
-                findings.missing.append(replace(absent, state=RIVAL))
-        findings.notes += [f"the rival: {note}" for note in outcome.value.notes]
-        findings.facts["rival"] = {"training": outcome.value.facts["training"]}
-        findings.states.append(RIVAL)
+            return replace(outcome, reason=f"{cell.reference.name}: {outcome.reason}")
+        found: ProbeResults = outcome.value
+        results.measurements += [replace(one, state=REFERENCE) for one in found.measurements if one.state == UNMERGED]
+        results.missing += [replace(one, state=REFERENCE) for one in found.missing if one.state == UNMERGED]
+        results.warnings += [f"the reference: {warning}" for warning in found.warnings]
+        results.metadata[REFERENCE] = {"training": found.metadata["training"]}
+        results.states.append(REFERENCE)
         return outcome
 
     def _call(self, function: str, *arguments: Any, listen: Listen, start: str = "forkserver") -> Outcome:
-        limit = self.limit_seconds
-        return self.launcher.call(function, *arguments, limit_seconds=limit, listen=listen, start=start)
+        return self.runner.call(function, *arguments, limit_seconds=self.limit_seconds, listen=listen, start=start)

@@ -1,8 +1,8 @@
 """Child processes: one clean process a call, with a time limit, whose death is an outcome and not an exception.
 
-A `forkserver` with torch and transformers imported gives a process in a fraction of a second that has measured nothing
-before. Each child is the leader of its own session, so that it can be killed with everything it started, and it ends by
-itself when its parent is gone.
+A `forkserver` that has imported torch and transformers starts a fresh process in a fraction of a second. Each child
+leads its own session, so that it can be killed with everything it started, and it ends by itself when its parent is
+gone.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from bench.errors import UsageError
 from bench.records.record import Status
+from bench.runner.engine import Listen
 
 LEAVE_SECONDS = 5.0
-"""What a child that has said its last word is given to end by itself: killed at once, it would leave behind whatever
-its libraries registered with the system, such as a progress bar's semaphores, and Python would complain of it."""
+"""A child that has sent its result has so long to end by itself. Killed at once, it would leave behind what its
+libraries registered with the system, such as a progress bar's semaphores, and Python would warn of it."""
 LONGEST_WAIT_SECONDS = 3600.0
-"""The system's own waiting takes no more than 24 days at once."""
+"""The system can't wait for more than 24 days at once."""
 PRELOAD = ("bench.worker.preload",)
-Listen = Callable[[str], object]
+STATUSES = frozenset(Status)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Outcome:
     """Traceback or last output, for the record."""
 
 
-class Launcher:
+class ProcessRunner:
     """Starts children one at a time."""
 
     def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
@@ -69,7 +71,7 @@ class Launcher:
             child = context.Process(target=_serve, args=(theirs, name, function, arguments))
             try:
                 with _signals_wait():
-                    child.start()
+                    _start(child)
                 theirs.close()
                 outcome = _await(child, ours, time.monotonic() + limit_seconds, limit_seconds, listen)
             finally:
@@ -80,6 +82,20 @@ class Launcher:
             output.seek(0)
             tail = output.read()[-2000:].decode(errors="replace")
             return Outcome(outcome.status, None, outcome.reason, tail)
+
+
+def _start(child: Any) -> None:
+    """Starts a child.
+
+    Raises:
+        UsageError: the folder for temporary files has too long a path for the server's socket.
+    """
+    try:
+        child.start()
+    except OSError as error:
+        if "AF_UNIX path too long" in str(error):
+            raise UsageError(f"TMPDIR={tempfile.gettempdir()} is too long for a socket: set a shorter one") from error
+        raise
 
 
 def _await(child: Any, pipe: Connection, deadline: float, limit: float, listen: Listen) -> Outcome:
@@ -170,20 +186,23 @@ def _run(function: str, arguments: Sequence[Any]) -> Outcome:
     try:
         module, _, name = function.partition(":")
         return Outcome(Status.OK, value=getattr(importlib.import_module(module), name)(*arguments))
-    except Exception as error:  # every failure of a cell is a record; the traceback is kept in it
+    except Exception as error:  # every failure of a cell is a record, which keeps the traceback
         status = _status_of(error)
-        kind = "" if status is Status.SKIPPED else f"{type(error).__name__}: "  # a refusal is made to be read as it is
+        kind = "" if status is Status.SKIPPED else f"{type(error).__name__}: "  # a refusal is a sentence of its own
         reason = " ".join(f"{kind}{error}".split())[:300]
         return Outcome(status, reason=reason, detail=traceback.format_exc())
 
 
 def _status_of(error: Exception) -> Status:
-    # Matched by name, so that a child without torch (a test's) needs none.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    text = str(error)
-    if names & {"MemoryError", "OutOfMemoryError"} or "DefaultCPUAllocator: can't allocate memory" in text:
+    """The status that an error carries as an attribute, or that of a full memory, or ``failed``."""
+    status = getattr(error, "status", None)
+    if isinstance(status, str) and status in STATUSES:
+        return Status(status)
+    torch = sys.modules.get("torch")  # a child without torch has no such error
+    full = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    if isinstance(error, full) or "DefaultCPUAllocator: can't allocate memory" in str(error):
         return Status.OOM
-    return Status.SKIPPED if "Unsupported" in names else Status.FAILED
+    return Status.FAILED
 
 
 def _redirect(output: str) -> None:

@@ -1,4 +1,4 @@
-"""When enough replicates have been measured: only the widths of intervals decide, never a p-value."""
+"""The stopping rule: when enough latency replicates have been measured."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from bench.records import stats
 from bench.records.record import AA, Pairs
 
 
-def enough(processes: int, pairs: Sequence[Pairs], precision: Mapping[str, Any]) -> bool:
-    """Whether so many replicates are enough: every interval is narrow enough, or there may be no more.
+def should_stop(processes: int, pairs: Sequence[Pairs], precision: Mapping[str, Any]) -> bool:
+    """Whether this number of processes is enough: every interval is narrow enough, or no more may be added.
 
-    Only widths count. To stop where the answer pleases (a small p-value) is to find differences that are none.
+    Only the widths of intervals count. Stopping at a small p-value would find differences that do not exist.
     """
     if processes < precision["processes"]:
         return False
-    if processes >= precision.get("most_processes", 0):
+    if processes >= precision.get("max_processes", 0):
         return True
     logs: dict[tuple[object, ...], list[float]] = {}
     for own in pairs:
         if own.arm != AA:
-            key = (own.phase, own.arm, own.batch_size, own.prompt_length)
-            logs.setdefault(key, []).append(stats.log_ratio(own))
+            logs.setdefault((own.phase, own.arm, own.point), []).append(own.log_ratio)
     return all(stats.narrow(values, precision["margin"]) for values in logs.values())

@@ -1,4 +1,4 @@
-"""A sweep: resolve all cells, run what is missing, write each record as soon as its cell ends."""
+"""A sweep: it checks all cells, runs those that are missing, and writes each record as soon as its cell ends."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bench.errors import UsageError
+from bench.errors import UsageError, refuse
 from bench.records.cell import Cell
 from bench.records.record import Record, Status
-from bench.records.results import Resolved
+from bench.records.results import CheckedCell
 from bench.records.store import Store
-from bench.runner.engine import Measure, skipped
-from bench.runner.process import Launcher
+from bench.runner.engine import Engine, skipped
+from bench.runner.process import ProcessRunner
 from bench.runner.progress import Progress
 
-RESOLVE_LIMIT_SECONDS = 600.0
+CHECK_LIMIT_SECONDS = 600.0
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Summary:
     """Records that were there already."""
     seconds: float = 0.0
     left: int = 0
-    """Cells that were not started, for want of time."""
+    """Cells that were not started because the time was up."""
 
     @property
     def records(self) -> list[Record]:
@@ -41,50 +41,47 @@ class Summary:
         return [r for r in self.records if r.status not in (Status.OK, Status.SKIPPED)]
 
 
-def resolve_cells(
+def check_cells(
     configs: Sequence[dict[str, object]],
-    launcher: Launcher,
+    runner: ProcessRunner,
     listen: Callable[[str], object],
-    check: str = "bench.worker.check:resolve_all",
-) -> list[Resolved]:
-    """Checks every cell before the first one starts, and drops those that resolve to the same thing.
+    check: str = "bench.worker.check:check_all",
+) -> list[CheckedCell]:
+    """Checks every cell before the first one starts, and drops cells that are the same as another.
 
     Raises:
         UsageError: a cell is refused; the line says how many more are.
     """
     listen("checking every cell")
-    outcome = launcher.call(check, configs, limit_seconds=RESOLVE_LIMIT_SECONDS)
+    outcome = runner.call(check, configs, limit_seconds=CHECK_LIMIT_SECONDS)
     if outcome.status is not Status.OK:
         raise UsageError(f"the cells can't be checked: {outcome.reason}")
-    found: list[Resolved | str] = outcome.value
-    refused = list(dict.fromkeys(item for item in found if isinstance(item, str)))
-    if refused:
-        more = f" (and {len(refused) - 1} more like it)" if len(refused) > 1 else ""
-        raise UsageError(refused[0] + more)
-    unique = {item.cell.id: item for item in found if isinstance(item, Resolved)}
+    found: list[CheckedCell | str] = outcome.value
+    refuse(item for item in found if isinstance(item, str))
+    unique = {item.cell.id: item for item in found if isinstance(item, CheckedCell)}
     return list(unique.values())
 
 
 def run_sweep(
-    resolved: Sequence[Resolved],
+    cells: Sequence[CheckedCell],
     study: str,
     store: Store,
-    measure: Measure,
+    engine: Engine,
     progress: Progress,
     fresh: bool,
     deadline: float | None = None,
 ) -> Summary:
-    """Runs the cells whose record is missing or did not end well; with ``fresh`` all of them.
+    """Runs the cells whose record is missing or not ok; with ``fresh`` all of them.
 
-    ``deadline``, by `time.monotonic`: no cell is started that would end later, were it as long as the folder's longest.
+    ``deadline``, by `time.monotonic`: no cell starts that would end later if it took as long as the folder's longest.
 
     Raises:
         UsageError: a record of the folder can't be read.
     """
     there = store.read()
     summary = Summary()
-    todo: list[Resolved] = []
-    for item in resolved:
+    todo: list[CheckedCell] = []
+    for item in cells:
         record = there.get(item.cell.id)
         if record is not None and _stands(record, item) and not fresh:
             summary.kept.append(record)
@@ -97,25 +94,27 @@ def run_sweep(
             if deadline is not None and time.monotonic() + longest > deadline:
                 summary.left = len(todo) - number
                 break
-            summary.ran.append(_run_cell(item, study, store, measure, progress))
+            summary.ran.append(_run_cell(item, study, store, engine, progress))
     summary.seconds = time.monotonic() - started
     return summary
 
 
-def _stands(record: Record, item: Resolved) -> bool:
-    """Whether a record need not be made again: it ended well, or its cell is still skipped for the same reason."""
+def _stands(record: Record, item: CheckedCell) -> bool:
+    """Whether a record can stay: it is ok, or its cell is still skipped for the same reason."""
     return record.status is Status.OK or (record.status is Status.SKIPPED and record.reason == item.skip)
 
 
-def _run_cell(item: Resolved, study: str, store: Store, measure: Measure, progress: Progress) -> Record:
+def _run_cell(item: CheckedCell, study: str, store: Store, engine: Engine, progress: Progress) -> Record:
     cell: Cell = item.cell
     progress.begin(cell)
-    record = measure(cell, study, progress.phase) if item.skip is None else skipped(cell, study, item.skip)
+    record = engine.measure(cell, study, progress.phase) if item.skip is None else skipped(cell, study, item.skip)
     try:
         store.write(record)
-    except ValueError:  # a figure is not a number: the record says so instead of being lost
-        reason = "a figure is not a finite number"
-        record = dataclasses.replace(record, status=Status.FAILED, reason=reason, readings=(), pairs=(), facts={})
+    except ValueError:  # a metric is not a number: the record says so instead of being lost
+        reason = "a metric is not a finite number"
+        record = dataclasses.replace(
+            record, status=Status.FAILED, reason=reason, measurements=(), pairs=(), metadata={}
+        )
         store.write(record)
     progress.end(record)
     return record

@@ -1,7 +1,4 @@
-"""What runs in a replicate process of a cell: the states of its method timed in turn with the control.
-
-Called in a fresh process by `bench.runner.process`; takes plain values and returns plain values.
-"""
+"""Latency replicates: in one process, the states of a cell's method are timed in turn with the control."""
 
 from __future__ import annotations
 
@@ -17,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bench.config.schema import Phase, Sharing, Switch
-from bench.instruments.card import Nvml, remarks
-from bench.instruments.steps import MOST_STEPS, PHASES
-from bench.instruments.timing import Blocks, Effort, clock_for, time_pairs
-from bench.records.record import AA, CONTROL, MERGED, RIVAL, TRAIN, UNMERGED, Pairs
-from bench.records.results import Timed
+from bench.config.schema import MAX_STEPS, Phase, Sharing
+from bench.instruments.card import Nvml, card_warnings
+from bench.instruments.steps import PHASES
+from bench.instruments.timing import Blocks, TimingConfig, clock_for, time_pairs
+from bench.records.record import AA, CONTROL, MERGED, REFERENCE, TRAIN, UNMERGED, Pairs
+from bench.records.results import LatencySamples
 from bench.worker.setup import CHECKPOINT, Report, start
 from bench.workload.models import load_model
 from bench.workload.plan import Plan
@@ -33,20 +30,20 @@ from methods.anatomy import embedding_shape, sizes_of
 
 def measure_pairs(
     config: Mapping[str, Any], staging: str, states: Sequence[str], process: int, report: Report
-) -> Timed:
-    """One replicate: every state and a second control against the control, both phases at every workload point."""
+) -> LatencySamples:
+    """One replicate: every state and a second control in turn with the control, at every workload point."""
     plan = start(config, staging)
     rng = random.Random(f"{plan.seed}-{process}")
     base = load_model(plan.model, plan.torch_device, plan.seed)
-    arms = [CONTROL, *([AA] if plan.precision.second_control is Switch.on else []), *states]
+    arms = [CONTROL, *([AA] if plan.precision.second_control else []), *states]
     share = must_share(plan, base, len(arms))
     found: list[Pairs] = []
     card = Nvml.of(plan.torch_device) if plan.torch_device.type == "cuda" else None
-    seen = [] if card is None else [card.look()]
-    if plan.rival is not None:  # before the arms are there, for training needs room of its own
+    seen = [] if card is None else [card.snapshot()]
+    if plan.reference is not None:  # before the arms exist, because training needs room of its own
         report(TRAIN)
         found.append(_training_pairs(plan, base, process, share, rng))
-        gc.collect()  # hooks and the models that they are on know one another
+        gc.collect()  # hooks and their models refer to each other
     models = dict(_arms(base, arms, plan, Path(staging), share, rng))
     del base
     tokens = random_tokens(plan, models[CONTROL])
@@ -58,32 +55,32 @@ def measure_pairs(
                 for arm, blocks in _timed(phase, models, prompt, plan, rng).items():
                     found.append(Pairs(process, str(phase), arm, batch, length, **vars(blocks), shared_weights=share))
     if card is not None:
-        seen.append(card.look())  # at once, while it is as it was
-    return Timed(found, [asdict(one) for one in seen], remarks(seen))
+        seen.append(card.snapshot())  # at once, before the card cools down
+    return LatencySamples(found, [asdict(one) for one in seen], card_warnings(seen))
 
 
 def _timed(
     phase: Phase, models: Mapping[str, PreTrainedModel], prompt: Tensor, plan: Plan, rng: random.Random
 ) -> dict[str, Blocks]:
-    """Every arm in turn with the control; their caches and graphs are gone when the next ones are made."""
+    """Every arm in turn with the control. Its caches and graphs are freed before the next ones are made."""
     steps = {arm: PHASES[phase](model, prompt, plan.runtime) for arm, model in models.items()}
-    return time_pairs(steps.pop(CONTROL), steps, effort_of(plan), clock_for(plan.torch_device), rng)
+    return time_pairs(steps.pop(CONTROL), steps, timing_config(plan), clock_for(plan.torch_device), rng)
 
 
 def _training_pairs(plan: Plan, base: PreTrainedModel, process: int, share: bool, rng: random.Random) -> Pairs:
-    """Training steps of the method and of its rival, each on a copy of the base, timed in turn."""
-    assert plan.rival is not None
+    """Training steps of the method and of its reference, each on a copy of the base, timed in turn."""
+    assert plan.reference is not None
     work = plan.workload
     tokens = prompt_of(random_tokens(plan, base), work.train_batch_size * work.train_steps, work.train_length)
     steps: dict[str, TrainSteps] = {}
-    methods = {UNMERGED: (plan.method, plan.learning_rate), RIVAL: (plan.rival, plan.rival_learning_rate)}
+    methods = {UNMERGED: (plan.method, plan.learning_rate), REFERENCE: (plan.reference, plan.reference_learning_rate)}
     for arm in rng.sample(list(methods), 2):
         method, rate = methods[arm]
         torch.manual_seed(plan.seed)
         attached = method.attach(_copy(base, share))
         attached.model.train()
         steps[arm] = TrainSteps(Trainer(plan, attached, tokens.to(plan.torch_device), rate))
-    timed = time_pairs(steps.pop(RIVAL), steps, effort_of(plan), clock_for(plan.torch_device), rng)
+    timed = time_pairs(steps.pop(REFERENCE), steps, timing_config(plan), clock_for(plan.torch_device), rng)
     blocks = timed[UNMERGED]
     return Pairs(
         process, TRAIN, UNMERGED, work.train_batch_size, work.train_length, **vars(blocks), shared_weights=share
@@ -91,7 +88,7 @@ def _training_pairs(plan: Plan, base: PreTrainedModel, process: int, share: bool
 
 
 class TrainSteps:
-    """Training steps, the budget over and over, so that what a method does by schedule is timed in proportion."""
+    """Training steps that repeat the budget, so that scheduled work of a method is timed in proportion."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -103,17 +100,17 @@ class TrainSteps:
             self.trainer.step()
 
     def reset(self) -> None:
-        """Training goes on where it was."""
+        """Nothing: training goes on."""
 
 
-def effort_of(plan: Plan) -> Effort:
-    """How much one process times."""
+def timing_config(plan: Plan) -> TimingConfig:
+    """How much one process measures."""
     precision = plan.precision
-    return Effort(precision.pairs, precision.warmup_steps, precision.discarded_steps, precision.block_seconds)
+    return TimingConfig(precision.pairs, precision.warmup_steps, precision.discarded_steps, precision.block_seconds)
 
 
 def random_tokens(plan: Plan, model: PreTrainedModel) -> Tensor:
-    """Token ids [4096] for prompts: latency does not depend on which."""
+    """Token ids [4096] for prompts. Latency does not depend on them."""
     vocabulary = embedding_shape(model)[0]
     return torch.randint(vocabulary, (4096,), generator=torch.Generator().manual_seed(plan.seed))
 
@@ -121,13 +118,13 @@ def random_tokens(plan: Plan, model: PreTrainedModel) -> Tensor:
 def _arms(
     base: PreTrainedModel, arms: Sequence[str], plan: Plan, staging: Path, share: bool, rng: random.Random
 ) -> Iterator[tuple[str, PreTrainedModel]]:
-    """The arms' models, built in random order: where in memory an arm lies must not depend on which arm it is."""
+    """The arms' models, built in random order, so that an arm's place in memory does not depend on the arm."""
     for arm in rng.sample(arms, len(arms)):
         model = _copy(base, share)
-        if arm in (UNMERGED, MERGED, RIVAL):
-            rival = arm == RIVAL
-            method = plan.rival if rival and plan.rival is not None else plan.method
-            attached = method.load(model, staging / RIVAL / CHECKPOINT if rival else staging / CHECKPOINT)
+        if arm in (UNMERGED, MERGED, REFERENCE):
+            reference = arm == REFERENCE
+            method = plan.reference if reference and plan.reference is not None else plan.method
+            attached = method.load(model, staging / REFERENCE / CHECKPOINT if reference else staging / CHECKPOINT)
             if arm == MERGED:
                 attached.merge()
             model = attached.model
@@ -135,29 +132,29 @@ def _arms(
 
 
 def _copy(base: PreTrainedModel, share: bool) -> PreTrainedModel:
-    """The same model once more, with weights of its own or, with ``share``, in the same storage."""
+    """A copy of the model with its own weights or, with ``share``, with the same storage."""
     memo = {id(tensor): _alias(tensor) for tensor in weight_tensors(base)} if share else {}
     return copy.deepcopy(base, memo)
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    """The same numbers; of a parameter another object, for what one model freezes another may train."""
+    """The same storage. A parameter becomes another object, because one model may train what another freezes."""
     return nn.Parameter(tensor.detach(), requires_grad=False) if type(tensor) is nn.Parameter else tensor
 
 
 def must_share(plan: Plan, model: PreTrainedModel, arms: int) -> bool:
-    """Whether the arms share storage, because they are told to or because that many copies do not fit."""
+    """Whether the arms share storage, because they must or because so many copies do not fit."""
     if plan.device.sharing is not Sharing.auto:
         return plan.device.sharing is Sharing.share
     weights = sum(tensor.numel() * tensor.element_size() for tensor in weight_tensors(model))
-    # the base is there already, and goes when all arms have their copy
+    # the base is in memory already, and is freed when all arms have their copies
     return arms * (weights + _cache_bytes(plan, model)) > 0.8 * _free_bytes(plan.torch_device)
 
 
 def _cache_bytes(plan: Plan, model: PreTrainedModel) -> int:
     """Keys and values of one arm at the largest workload point, virtual tokens included."""
     sizes = sizes_of(model)
-    tokens = max(plan.workload.prompt_lengths) + plan.method.virtual_tokens + MOST_STEPS
+    tokens = max(plan.workload.prompt_lengths) + plan.method.virtual_tokens + MAX_STEPS
     each = 2 * len(sizes.layers) * sizes.kv_size * model.dtype.itemsize
     return max(plan.workload.batch_sizes) * tokens * each
 

@@ -11,8 +11,8 @@ import transformers.models.llama.modeling_llama
 import transformers.models.opt.modeling_opt
 import transformers.models.qwen3.modeling_qwen3
 
-import bench.worker.figures
 import bench.worker.latency
+import bench.worker.probes
 import bench.workload.evaluation
 import methods
 

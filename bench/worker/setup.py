@@ -19,11 +19,11 @@ Report = Callable[[str], None]
 """Tells the parent what is being done now."""
 
 CHECKPOINT, COMPILED = "checkpoint", "compiled"
-"""The folders that a replicate loads the method from, and finds compiled code in."""
+"""Folders of a cell, from which replicates load the method and compiled code."""
 
 
 def start(config: Mapping[str, Any], staging: str | None = None) -> Plan:
-    """Reads the configuration and sets this process up for it; ``staging`` is the cell's own folder."""
+    """Reads the configuration and sets up this process for it; ``staging`` is the cell's own folder."""
     plan = read_plan(config)
     if plan.device.threads is not None:
         torch.set_num_threads(plan.device.threads)

@@ -1,7 +1,7 @@
-"""A known slowdown in a real model, for the self-test of the regression gate. Runs in child processes.
+"""A known slowdown in a real model, for the self-test of the regression gate.
 
-After each step the processor is kept busy for a fraction of the step's own time: what the gate should find is then
-known, on whatever machine and in whatever noise.
+After each step the processor is kept busy for a fraction of the step's own time. So it is known what the gate should
+find, on any machine and in any noise.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from bench.instruments.steps import Decode, Steps
 from bench.instruments.timing import clock_for, time_pairs
 from bench.records.record import Pairs
-from bench.records.results import Timed
-from bench.worker.latency import effort_of, random_tokens
+from bench.records.results import LatencySamples
+from bench.worker.latency import random_tokens, timing_config
 from bench.worker.setup import start
 from bench.workload.models import load_model
 from bench.workload.subject import prompt_of
@@ -46,13 +46,13 @@ class Slowed:
 
 def measure_injected(
     config: Mapping[str, Any], slowdowns: Mapping[str, float], process: int, report: Callable[[str], None]
-) -> Timed:
-    """One replicate: a decode step of identical copies of the base, each slowed as its arm says, against the control.
+) -> LatencySamples:
+    """One replicate: decode steps of identical copies of the base, each slowed by its arm's factor, and of the control.
 
-    The control runs inside the same wrapper, slowed by nothing, so that the wrapper itself is no difference.
+    The control runs in the same wrapper without a slowdown, so that the wrapper itself makes no difference.
     """
     plan = start(config)
-    rng = random.Random(random.SystemRandom().random())  # every run is a new one, as every check is
+    rng = random.Random(random.SystemRandom().random())  # every check draws a new order, so every run does
     base = load_model(plan.model, plan.torch_device, plan.seed)
     arms = {"control": 0.0, **slowdowns}
     models = {arm: copy.deepcopy(base).eval() for arm in rng.sample(list(arms), len(arms))}
@@ -62,8 +62,8 @@ def measure_injected(
     report("decode")
     with torch.no_grad():
         steps = {arm: Slowed(Decode(model, prompt), arms[arm]) for arm, model in models.items()}
-        timed = time_pairs(steps.pop("control"), steps, effort_of(plan), clock_for(plan.torch_device), rng)
-    return Timed(
+        timed = time_pairs(steps.pop("control"), steps, timing_config(plan), clock_for(plan.torch_device), rng)
+    return LatencySamples(
         [
             Pairs(process, "decode", arm, batch, length, **vars(blocks), shared_weights=False)
             for arm, blocks in timed.items()

@@ -1,4 +1,4 @@
-"""A profiler's view of one cell: a trace of one training step and of one decode step, in a pass of its own, untimed."""
+"""Profiler traces of one cell: one training step and one decode step, in a pass of its own that is not timed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def trace(config: Mapping[str, Any], folder: str, report: Report) -> list[str]:
 
 
 def _trace(step: Callable[[], None], folder: Path, name: str) -> None:
-    """The step after ``WARM_STEPS`` others, so that what is traced is the usual one."""
+    """Traces the step after ``WARM_STEPS`` others, because the first steps are unusual."""
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     # an earlier trace of this name would stand beside the new one as another run
     for old in folder.glob(f"{name}.*.pt.trace.json"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 
-from bench.config.sources import DataConfig, DataSource, is_local
+from bench.config.sources import DataConfig, DataSource, SourceError, is_local
 from bench.workload.hub import one_line
 
 # Chosen for being plain Python, of 6 to 50 kB, in each CPython from 3.11 on, and the same on every platform. One that a
@@ -41,7 +41,7 @@ _LOADING_ERRORS = (
 """What datasets raises for text that cannot be had or read."""
 
 
-class DataError(ValueError):
+class DataError(SourceError):
     """A corpus that cannot be had: one line saying what, where, and what to do about it."""
 
 
@@ -111,7 +111,7 @@ def _dataset_rows(config: DataConfig) -> Iterator[Mapping[str, Any]]:
     datasets.disable_progress_bars()
     try:
         yield from _open_local(config, config.path) if is_local(config.path) else _open_hub(config, config.path)
-    except DataError:
+    except SourceError:
         raise
     except _LOADING_ERRORS as error:
         reason = one_line(error, config.path)
@@ -128,9 +128,8 @@ def _open_hub(config: DataConfig, path: str) -> Iterable[Mapping[str, Any]]:
 
 def _open_local(config: DataConfig, path: str) -> Iterable[Mapping[str, Any]]:
     """Rows straight from the files: streaming them writes no copy into the home folder's cache."""
+    config.check_path()
     place = Path(path).expanduser()
-    if not place.exists():
-        raise DataError(f"data '{config.name}': there is no file or folder '{place}': correct data.path")
     if (place / "dataset_dict.json").is_file():
         place /= config.split
     if (place / "state.json").is_file():

@@ -1,7 +1,7 @@
 """How well a model predicts text: metrics over sums, so that no logits need to be kept, and the loop that feeds them.
 
 The metrics are :class:`evaluate.Metric` classes that need no hub. They take sums over any stretch of text, a
-sequence or a whole corpus, and add them up, so that batches of any size give the same figure.
+sequence or a whole corpus, and add them up, so that batches of any size give the same metric.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHUNK_ELEMENTS = 2**24
 
 
 class MetricError(ValueError):
-    """A figure that cannot be had: one line saying what, and what to do about it."""
+    """A metric that cannot be had: one line saying what, and what to do about it."""
 
 
 class SumMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types

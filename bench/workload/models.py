@@ -31,7 +31,7 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, logging
 
-from bench.config.sources import BUILTIN, ModelConfig, ModelSource, is_local
+from bench.config.sources import BUILTIN, ModelConfig, ModelSource, SourceError, is_local, local_folder
 from bench.workload.hub import one_line
 
 TOKENIZER_FILE = Path(__file__).parent / "assets" / "tokenizer.json"
@@ -40,7 +40,7 @@ PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 """Special tokens, with the ids 0, 1 and 2 in this order (1 and 2 are also what Llama's defaults say)."""
 
 
-class ModelError(ValueError):
+class ModelError(SourceError):
     """A base model or tokenizer that cannot be had: one line saying what, where, and what to do about it."""
 
 
@@ -62,7 +62,7 @@ def load_model(config: ModelConfig, device: torch.device | str, seed: int) -> Pr
     return model
 
 
-def skeleton(config: ModelConfig, device: torch.device | str = "meta") -> PreTrainedModel:
+def meta_model(config: ModelConfig, device: torch.device | str = "meta") -> PreTrainedModel:
     """The same model on the meta device: every name, shape and dtype, no memory. Reads at most a ``config.json``.
 
     Under torch's ``FakeTensorMode`` the device may be another one.
@@ -231,14 +231,8 @@ def _check_weights(folder: Path) -> None:
 
 
 def _locate(path: str, files: Collection[str]) -> str:
-    """A hub id as it is, or a local folder expanded and checked: transformers takes a folder it misses for a hub id."""
-    if not is_local(path):
-        return path
-    folder = Path(path).expanduser()
-    if not any((folder / name).is_file() for name in files):
-        what = f"holds no {' or '.join(files)}" if folder.is_dir() else "does not exist"
-        raise ModelError(f"the local folder '{folder}' {what}: give one written by save_pretrained, or a hub id")
-    return str(folder)
+    """A hub id as it is, or the path of a local folder that holds one of ``files``."""
+    return str(local_folder(path, files)) if is_local(path) else path
 
 
 @contextmanager
@@ -246,7 +240,7 @@ def _one_line_errors(config: ModelConfig, source: str | None) -> Iterator[None]:
     """Turn whatever transformers and the hub raise about this model into one line that begins with its name."""
     try:
         yield
-    except ModelError as error:
+    except SourceError as error:
         raise ModelError(f"model '{config.name}': {error}") from error.__cause__
     except ImportError as error:
         what = one_line(error, source).rstrip(".")

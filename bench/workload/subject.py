@@ -1,15 +1,14 @@
-"""What a probe is given: a model at one stage of a cell, and all that belongs to it."""
+"""What probes are given: a model at one stage of a cell, and what belongs to it there."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # tables read the probes' figures without torch
-    from collections.abc import Mapping
-    from pathlib import Path
+from bench.records.record import CONTROL, UNMERGED
 
+if TYPE_CHECKING:  # tables read the probes' metrics without torch
     import torch
     from torch import Tensor
     from transformers import PreTrainedModel
@@ -20,54 +19,98 @@ if TYPE_CHECKING:  # tables read the probes' figures without torch
     from methods import Attached
 
 
-class Stage(StrEnum):
-    """When a probe runs."""
-
-    BASE = "base"
+@dataclass(frozen=True)
+class BaseSubject:
     """The untouched base model."""
-    TRAINING = "training"
-    """The method is attached and trains."""
-    SERVED = "served"
-    """The method in its serving form, unmerged, and once more merged where that is defined."""
 
-
-@dataclass
-class Subject:
-    """A model at one stage."""
-
-    stage: Stage
-    state: str
     plan: Plan
     base: PreTrainedModel
-    """The model that the method is attached to."""
-    model: PreTrainedModel
-    """What is called: the base, or what the method wraps around it."""
     corpus: Corpus
-    base_parameters: int
-    attached: Attached | None = None
-    trainer: Trainer | None = None
-    checkpoint: Path | None = None
-    """The folder that was saved once training had ended."""
-    trained_facts: Mapping[str, object] = field(default_factory=dict)
-    """`methods.Attached.facts` at the end of training."""
-    attach_error: float | None = None
-    """How far the outputs of the method lie from the base's before it trains."""
-    reload_error: float | None = None
-    """How far the outputs of the method, read from its checkpoint into a new base, lie from those it was saved with."""
-    merge_error: float | None = None
-    """How far the merged outputs lie from the unmerged ones; see `bench.worker.figures`."""
+
+    @property
+    def state(self) -> str:
+        return CONTROL
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that is called."""
+        return self.base
 
     @property
     def device(self) -> torch.device:
-        return self.plan.torch_device
+        return self.base.device
 
     def prompt(self, batch_size: int, length: int) -> Tensor:
-        """Held-out tokens [B, T] on the device, repeated where there are too few."""
+        """Held-out tokens [B, T] on the device."""
         return prompt_of(self.corpus.held_out, batch_size, length).to(self.device)
 
 
+@dataclass(frozen=True)
+class TrainingSubject:
+    """The method is attached and trains."""
+
+    plan: Plan
+    attached: Attached
+    trainer: Trainer
+    base_parameters: int
+    """Parameters of the base before the method was attached."""
+    attach_error: float | None = None
+    """How far the outputs with the untrained method differ from the base's; None if they were not compared."""
+
+    @property
+    def state(self) -> str:
+        return UNMERGED
+
+    @property
+    def device(self) -> torch.device:
+        return self.attached.base.device
+
+
+@dataclass(frozen=True)
+class ServedSubject:
+    """The method in the form in which it serves, unmerged or merged."""
+
+    plan: Plan
+    attached: Attached
+    state: str
+    corpus: Corpus
+    base_parameters: int
+    """Parameters of the base before the method was attached."""
+    checkpoint_bytes: int | None = None
+    """Size of the checkpoint's files; None if another package writes them and has not written them yet."""
+    reload_error: float | None = None
+    """How far the outputs differ once the checkpoint is loaded into a new base; None if they were not compared."""
+    merge_error: float | None = None
+    """How far the merged outputs differ from the unmerged ones; None if unmerged."""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    """`methods.Attached.metadata` at the end of training."""
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The model that the method was attached to."""
+        return self.attached.base
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model that is called: the base, or what the method wraps around it."""
+        return self.attached.model
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    def prompt(self, batch_size: int, length: int) -> Tensor:
+        """Held-out tokens [B, T] on the device."""
+        return prompt_of(self.corpus.held_out, batch_size, length).to(self.device)
+
+
+InferenceSubject = BaseSubject | ServedSubject
+"""A model that predicts text."""
+Subject = BaseSubject | TrainingSubject | ServedSubject
+
+
 def prompt_of(tokens: Tensor, batch_size: int, length: int) -> Tensor:
-    """The first ``batch_size`` x ``length`` of ``tokens``, from the start again where they end."""
+    """The first ``batch_size`` x ``length`` of ``tokens``, repeated if there are too few."""
     flat = tokens.flatten()
     repeats = -(-batch_size * length // flat.numel())
     return flat.repeat(repeats)[: batch_size * length].view(batch_size, length)

@@ -1,4 +1,4 @@
-"""The training budget: the same steps for every method, timed or tracked as a probe asks."""
+"""The training budget: the same number of steps for every method, timed or tracked by probes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench.config.schema import Switch
 from bench.instruments.allocator import Allocator, AllocatorPeak
 from bench.instruments.memory import MemoryPeak, training_step_peak
 from bench.instruments.structure import StructureCounter
@@ -28,16 +27,16 @@ class Diverged(RuntimeError):
 class Trainer:
     """AdamW over the method's own parameters, on prepared batches; one call a step.
 
-    Probes may ask for tracked and timed steps in any order: the first step, which creates the optimiser's state, is
-    neither. What the probes leave of the budget is run by `finish`.
+    Probes may ask for tracked and timed steps in any order. The first step, which creates the optimizer's state, is
+    neither tracked nor timed. `finish` runs the steps that the probes left of the budget.
     """
 
     def __init__(self, plan: Plan, attached: Attached, sequences: Tensor, learning_rate: float | None = None) -> None:
-        """``sequences``: int64 [steps x batch, T], already on the device. The learning rate: None for the plan's."""
+        """``sequences``: int64 [steps x batch, T], already on the device. ``learning_rate``: None for the plan's."""
         self.plan = plan
         self.attached = attached
-        if plan.workload.gradient_checkpointing is Switch.on:
-            recompute_activations(attached.base, self.again)
+        if plan.workload.gradient_checkpointing:
+            recompute_activations(attached.base, self.recomputing)
         self.parameters = list(attached.trained().values())
         self.learning_rate = plan.learning_rate if learning_rate is None else learning_rate
         self.optimizer = torch.optim.AdamW(self.parameters, lr=self.learning_rate, weight_decay=0.0)
@@ -46,8 +45,8 @@ class Trainer:
         self.losses: list[float] = []
         self.timed_seconds: list[float] = []
 
-    def again(self) -> AbstractContextManager[Any]:
-        """What layers that are run again for the backward pass are run in."""
+    def recomputing(self) -> AbstractContextManager[Any]:
+        """The context in which layers recompute their activations for the backward pass."""
         return nullcontext()
 
     @property
@@ -57,20 +56,20 @@ class Trainer:
 
     def tracked_step(self) -> MemoryPeak:
         """Peak bytes of live tensors over one whole step."""
-        self._warm()
+        self.warm_up()
         weights = [*weight_tensors(self.attached.model), *self.parameters]
         return training_step_peak(self.step, weights, self.optimizer)
 
     def timed_steps(self) -> list[float]:
-        """Seconds of each of the steps that are left, one of them at least."""
-        self._warm()
+        """Seconds of each of the steps that are left, at least one."""
+        self.warm_up()
         while not self.timed_seconds or len(self.losses) < self.plan.workload.train_steps:
             self.timed_seconds.append(self.clock(self.step))
         return self.timed_seconds
 
     def phase_peaks(self, allocator: Allocator) -> dict[str, AllocatorPeak]:
         """The allocator's peaks in each phase of one step: ``forward``, ``backward``, ``optimizer``."""
-        self._warm()
+        self.warm_up()
         peaks: dict[str, AllocatorPeak] = {}
 
         def passed(phase: str) -> None:
@@ -82,23 +81,24 @@ class Trainer:
         return peaks
 
     def flops(self) -> int:
-        """FLOPs of the products of one forward and backward pass, which changes no weight and is none of the budget."""
+        """FLOPs of the products of one forward and backward pass, which changes no weight and is no step."""
         with StructureCounter() as counter:
             self._backward()
         self.optimizer.zero_grad(set_to_none=True)
         return counter.result().flops
 
     def finish(self) -> None:
-        """Spends what is left of the budget."""
+        """Runs what is left of the budget."""
         while len(self.losses) < self.plan.workload.train_steps:
             self.step()
 
-    def _warm(self) -> None:
+    def warm_up(self) -> None:
+        """Runs the first step, unless it has run."""
         if not self.losses:
             self.step()
 
     def step(self, passed: Callable[[str], object] = str) -> None:
-        """Forward, backward, optimiser, and whatever the method does after it; ``passed`` is told when each has ended.
+        """Forward, backward, optimizer, and what the method does after it. ``passed`` is told when each has ended.
 
         Raises:
             Diverged: the loss is not finite.
@@ -107,7 +107,7 @@ class Trainer:
         passed("optimizer")
 
     def _update(self, loss: Tensor) -> None:
-        """All of a step that follows its backward pass."""
+        """The part of a step that follows its backward pass."""
         self.optimizer.step()
         self.losses.append(self._number(loss))
         if not math.isfinite(self.losses[-1]):
@@ -124,7 +124,7 @@ class Trainer:
     def _backward(self, passed: Callable[[str], object] = str) -> Tensor:
         """Forward and backward on the batch that is next; returns the loss []."""
         ids = self.batches[len(self.losses) % len(self.batches)]
-        # a training step has no use for a cache, and some models would build one by default
+        # a training step needs no cache, and some models would build one by default
         loss: Tensor = self.attached.model(input_ids=ids, labels=ids, use_cache=False).loss
         penalty = self.attached.penalty()
         passed("forward")
@@ -134,7 +134,7 @@ class Trainer:
 
 
 def weight_tensors(model: PreTrainedModel) -> Iterator[Tensor]:
-    """All that is in memory because the model is: parameters, buffers, and the constants of quantised weights."""
+    """All tensors of a model: parameters, buffers, and the constants of quantized weights."""
     yield from model.buffers()
     for parameter in model.parameters():
         yield parameter

@@ -1,4 +1,4 @@
-"""What comes of one piece of evidence: a verdict with an effect or with exact values."""
+"""The result of one piece of evidence: a verdict, with an effect or with exact values."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ ALPHA = 0.05
 
 
 class Verdict(StrEnum):
-    """What comes of a claim, or of one piece of its evidence."""
+    """The verdict on a claim, or on one piece of its evidence."""
 
     SUPPORTED = "supported"
     REFUTED = "refuted"
     UNCLEAR = "unclear"
     NO_CELLS = "no cells"
-    LATER = "later"
+    BLOCKED = "blocked"
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a clock found: a ratio (1.05 is five per cent slower), or a slope in seconds."""
+    """A timed effect: a ratio (1.05 is five per cent slower), or a slope in seconds."""
 
     value: float
     low: float | None
     """95% interval."""
     high: float | None
     p: float
-    """Of the test that the evidence asks for, Holm-adjusted within the claim."""
+    """p-value of the test that the evidence asks for, Holm-adjusted within the claim."""
     unit: str
-    """``ratio``, or what the slope is in, such as ``s per layer``."""
+    """``ratio``, or the unit of the slope, such as ``s per layer``."""
 
 
 @dataclass(frozen=True)
 class Exact:
-    """A figure without noise, and what it was compared with."""
+    """A deterministic metric and the value that it was compared with."""
 
     value: float
     reference: float
 
 
 @dataclass(frozen=True)
-class Finding:
+class EvidenceResult:
     """One piece of evidence, judged on one cell (or one line through several) at one workload point."""
 
     evidence: Evidence
@@ -57,13 +57,13 @@ class Finding:
     effect: Effect | None = None
     exact: Exact | None = None
     reason: str | None = None
-    """Why it is unclear, where it is not for the width of an interval."""
+    """Why it is unclear, unless the interval is simply too wide."""
     records: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Test:
-    """A test on seconds, which waits for the others of its family."""
+    """A test on seconds. Its verdict depends on the other tests of the claim."""
 
     evidence: Evidence
     subject: str
@@ -71,13 +71,13 @@ class Test:
     mean: stats.Mean
     unit: str
     p: float
-    """That what the evidence says is so, unadjusted."""
+    """p-value of what the evidence says, unadjusted."""
     contrary: float
-    """p-value that it is not: that the opposite holds, or that whatever there is does not matter."""
+    """p-value of the contrary: that the opposite holds, or that the effect is too small to matter."""
     records: tuple[str, ...]
 
-    def finding(self, p: float, contrary: float) -> Finding:
-        """With the p-values that the family leaves it."""
+    def result(self, p: float, contrary: float) -> EvidenceResult:
+        """The result, with the p-values adjusted for the claim's other tests."""
         scale: Callable[[float], float] = math.exp if self.unit == "ratio" else float
         known = math.isfinite(self.mean.error)
         low, high = (scale(self.mean.bound(side)) if known else None for side in (0.025, 0.975))
@@ -86,15 +86,15 @@ class Test:
             verdict = Verdict.SUPPORTED
         elif contrary < ALPHA:
             verdict = Verdict.REFUTED
-        reason = None if known else "one process: there is no spread to judge by"
+        reason = None if known else "one process: an interval needs two"
         effect = Effect(scale(self.mean.value), low, high, p, self.unit)
-        return Finding(self.evidence, verdict, self.subject, self.against, effect, None, reason, self.records)
+        return EvidenceResult(self.evidence, verdict, self.subject, self.against, effect, None, reason, self.records)
 
 
 def directed(found: stats.Mean, margin: float) -> tuple[float, float]:
-    """p-values that a mean lies above 0, and that it lies below or that it does not matter.
+    """p-values that a mean lies above 0, and that it lies below 0 or is too small to matter.
 
-    What may well be above 0 is not refuted for being small: that it does not matter counts only where nothing shows.
+    An effect that is significantly above 0 is not refuted for being small.
     """
     p = found.p_above(0.0)
     nothing = found.p_within(margin) if p >= ALPHA else 1.0
