@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,16 @@ from methods.low_rank import (
     fold_into_weight,
     restore_branches,
 )
-from methods.values import finite, fraction, names, whole
+from methods.validators import (
+    AtLeast,
+    Fraction,
+    Names,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_value,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,42 +54,32 @@ class Adalora(Method):
     mergeable: ClassVar[bool] = True
     peft_type: ClassVar[str | None] = "ADALORA"
 
-    total_steps: int
+    total_steps: PositiveInt
     """Optimiser steps of the whole training (T); the schedule is laid out over them."""
-    rank: int = 8
-    start_rank: int | None = None
+    rank: PositiveInt = 8
+    start_rank: PositiveInt | None = None
     """Rank of each projection at the start; None for 1.5 times ``rank`` (section 4.1 of the paper)."""
-    initial_steps: int | None = None
+    initial_steps: NonNegativeInt | None = None
     """Steps at the full budget (t_i); None for a tenth of ``total_steps``."""
-    final_steps: int | None = None
+    final_steps: NonNegativeInt | None = None
     """Steps at the final budget (t_f); None for three tenths."""
-    interval: int = 1
+    interval: PositiveInt = 1
     """Steps between two allocations while the budget shrinks (delta T)."""
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q", "v")
-    penalty_weight: float = 0.5
+    alpha: PositiveFloat = 16.0
+    targets: Names = ("q", "v")
+    penalty_weight: NonNegativeFloat = 0.5
     """Weight of the orthogonality penalty (gamma)."""
-    beta1: float = 0.85
-    beta2: float = 0.85
+    beta1: Fraction = 0.85
+    beta2: Fraction = 0.85
 
     def __post_init__(self) -> None:
-        whole(self.rank, "rank")
-        whole(self.total_steps, "total_steps")
-        whole(self.interval, "interval")
-        whole(self.start, "start_rank", self.rank)
-        finite(self.alpha, "alpha")
-        finite(self.penalty_weight, "penalty_weight", zero=True)
-        fraction(self.beta1, "beta1")
-        fraction(self.beta2, "beta2")
-        for name in ("initial_steps", "final_steps"):
-            if getattr(self, name) is not None:
-                whole(getattr(self, name), name, 0)
-        if self.begin < 0 or self.begin >= self.end:
+        super().__post_init__()
+        check_value(Annotated[int, AtLeast(self.rank)], self.start, "start_rank")
+        if self.begin >= self.end:
             raise MethodError(
                 f"adalora needs initial_steps + final_steps below total_steps, not {self.begin} + "
                 f"{self.total_steps - self.end} of {self.total_steps}"
             )
-        object.__setattr__(self, "targets", names(self.targets, "targets"))
 
     @property
     def size(self) -> int:

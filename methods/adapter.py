@@ -21,7 +21,7 @@ from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
 from methods.errors import MethodError
-from methods.values import member, whole
+from methods.validators import NonNegativeInt, PositiveInt
 
 
 class Placement(StrEnum):
@@ -44,20 +44,18 @@ class Adapter(Method):
     name: ClassVar[str] = "adapter"
     identity: ClassVar[bool] = True
 
-    bottleneck: int = 16
+    bottleneck: PositiveInt = 16
     placement: Placement = Placement.houlsby
-    skip_layers: int = 0
+    skip_layers: NonNegativeInt = 0
     """Number of first layers without adapters (AdapterDrop)."""
     activation: str = "gelu"
 
     def __post_init__(self) -> None:
-        whole(self.bottleneck, "bottleneck")
-        whole(self.skip_layers, "skip_layers", 0)
+        super().__post_init__()
         if self.activation not in ACT2FN:
             raise MethodError(f"activation '{self.activation}' is unknown; use one of {', '.join(sorted(ACT2FN))}")
         if any(ACT2FN[self.activation].parameters()):
             raise MethodError(f"activation '{self.activation}' has weights of its own, which nothing would ship")
-        object.__setattr__(self, "placement", member(Placement, self.placement, "placement"))
 
     @property
     def size(self) -> int:

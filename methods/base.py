@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from methods.anatomy import anatomy_of, sizes_of
 from methods.checkpoint import Checkpoint, Origin, PeftForm, checkpoint_bytes, read_checkpoint, write_checkpoint
 from methods.errors import MethodError, Unsupported
+from methods.validators import check_settings
 
 IMPLEMENTATION = "peft-verdict"
 """Whose code the methods of this package are."""
@@ -39,7 +40,11 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """Settings of one method. Subclasses are frozen dataclasses, one a file, that check their values themselves."""
+    """Settings of one method. Subclasses are frozen dataclasses, one a file.
+
+    Each setting is checked by its annotation (`methods.validators`) when an instance is made. A subclass has a
+    ``__post_init__`` only where several settings must fit together, and calls this one first.
+    """
 
     name: ClassVar[str]
     identity: ClassVar[bool]
@@ -49,6 +54,9 @@ class Method(ABC):
     """Whether a merge rounds the weights by more than floating point does."""
     peft_type: ClassVar[str | None] = None
     """The ``peft_type`` of those checkpoints of Hugging Face peft that become this method, None where none do."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
     def title(self) -> str:
@@ -167,7 +175,7 @@ class Method(ABC):
         if surplus := sorted(set(settings) - known):
             raise MethodError(f"{cls.name} knows no setting {', '.join(surplus)}")
         try:
-            return cls(**settings)  # each class checks its own values
+            return cls(**settings)
         except (TypeError, ValueError) as error:
             raise MethodError(f"{cls.name}: {error}") from error
 

@@ -22,7 +22,7 @@ from methods.anatomy import ALL_LINEAR, Projection, anatomy_of
 from methods.checkpoint import PeftForm, expect
 from methods.errors import MethodError
 from methods.exchange import INSTEAD, head, short
-from methods.values import whole
+from methods.validators import PositiveInt, check_value
 
 SOUND_STARTS: tuple[object, ...] = (True, False, "gaussian", "eva", "orthogonal", "mica")
 """Values of ``init_lora_weights`` that leave the base as it is; those left out take from it what they put into A, B."""
@@ -198,7 +198,7 @@ def terms_at(config: Mapping[str, object], path: str) -> Terms:
     """
     rank = _of_pattern(config, "rank_pattern", path, config.get("r", 8))
     alpha = _of_pattern(config, "alpha_pattern", path, config.get("lora_alpha", 8))
-    whole(cast(int, rank), "rank_pattern")
+    check_value(PositiveInt, rank, "rank_pattern")
     return Terms(float(cast(float, alpha)), cast(int, rank), bool(config.get("use_rslora", False)))
 
 

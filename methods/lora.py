@@ -30,7 +30,7 @@ from methods.low_rank import (
     fold_into_weight,
     restore_branches,
 )
-from methods.values import finite, fraction, names, whole
+from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
 READ = {
     "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern",
@@ -48,18 +48,12 @@ class Lora(Method):
     mergeable: ClassVar[bool] = True
     peft_type: ClassVar[str | None] = "LORA"
 
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q", "v")
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    targets: Names = ("q", "v")
     """Roles (q, k, v, o, gate, up, down, qkv), names of modules, or all-linear."""
     rslora: bool = False
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        whole(self.rank, "rank")
-        finite(self.alpha, "alpha")
-        fraction(self.dropout, "dropout")
-        object.__setattr__(self, "targets", names(self.targets, "targets"))
+    dropout: Fraction = 0.0
 
     @property
     def size(self) -> int:

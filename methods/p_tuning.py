@@ -20,7 +20,7 @@ from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import PeftForm
 from methods.exchange import read_prompt, refuse_unknown_prompt
 from methods.prompt_tuning import PromptAttached, restore_prompt
-from methods.values import member, whole
+from methods.validators import PositiveInt
 
 
 class Encoder(StrEnum):
@@ -38,16 +38,10 @@ class PTuning(Method):
     identity: ClassVar[bool] = False
     peft_type: ClassVar[str | None] = "P_TUNING"
 
-    num_virtual_tokens: int = 20
+    num_virtual_tokens: PositiveInt = 20
     encoder: Encoder = Encoder.lstm
-    encoder_hidden_size: int | None = None
+    encoder_hidden_size: PositiveInt | None = None
     """h; None for d / 2, so that both directions together are d wide, as in the authors' code."""
-
-    def __post_init__(self) -> None:
-        whole(self.num_virtual_tokens, "num_virtual_tokens")
-        if self.encoder_hidden_size is not None:
-            whole(self.encoder_hidden_size, "encoder_hidden_size")
-        object.__setattr__(self, "encoder", member(Encoder, self.encoder, "encoder"))
 
     @property
     def size(self) -> int:

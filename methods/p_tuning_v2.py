@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from methods.anatomy import anatomy_of, embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
-from methods.values import finite, whole
+from methods.validators import NonNegativeFloat, PositiveInt
 from methods.virtual import PrependEmbeddings, VirtualTokens
 
 
@@ -30,13 +30,9 @@ class PTuningV2(Method):
     name: ClassVar[str] = "p_tuning_v2"
     identity: ClassVar[bool] = False
 
-    num_virtual_tokens: int = 20
-    init_std: float = 0.02
+    num_virtual_tokens: PositiveInt = 20
+    init_std: NonNegativeFloat = 0.02
     """Standard deviation of the normal distribution that the vectors start from."""
-
-    def __post_init__(self) -> None:
-        whole(self.num_virtual_tokens, "num_virtual_tokens")
-        finite(self.init_std, "init_std", zero=True)
 
     @property
     def size(self) -> int:

@@ -21,7 +21,7 @@ from methods.checkpoint import PeftForm, expect
 from methods.compat import cache_argument, recomputes_activations
 from methods.errors import Unsupported
 from methods.exchange import prompt_form, read_prompt, refuse_unknown_prompt
-from methods.values import finite, whole
+from methods.validators import NonNegativeFloat, PositiveInt
 from methods.virtual import FillCache, VirtualTokens
 
 
@@ -33,17 +33,11 @@ class PrefixTuning(Method):
     identity: ClassVar[bool] = False  # even a zero prefix takes softmax weight
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
 
-    num_virtual_tokens: int = 20
+    num_virtual_tokens: PositiveInt = 20
     reparametrise: bool = False
-    encoder_hidden_size: int | None = None
+    encoder_hidden_size: PositiveInt | None = None
     """Width of the reparametrising MLP; None for d_kv."""
-    init_std: float = 0.02
-
-    def __post_init__(self) -> None:
-        whole(self.num_virtual_tokens, "num_virtual_tokens")
-        finite(self.init_std, "init_std", zero=True)
-        if self.encoder_hidden_size is not None:
-            whole(self.encoder_hidden_size, "encoder_hidden_size")
+    init_std: NonNegativeFloat = 0.02
 
     @property
     def size(self) -> int:

@@ -15,7 +15,7 @@ from methods.anatomy import anatomy_of, embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import PeftForm, expect
 from methods.exchange import prompt_form, read_prompt, refuse_unknown_prompt
-from methods.values import member, whole
+from methods.validators import PositiveInt
 from methods.virtual import PrependEmbeddings, VirtualTokens
 
 
@@ -36,12 +36,8 @@ class PromptTuning(Method):
     identity: ClassVar[bool] = False
     peft_type: ClassVar[str | None] = "PROMPT_TUNING"
 
-    num_virtual_tokens: int = 20
+    num_virtual_tokens: PositiveInt = 20
     init: Init = Init.vocabulary
-
-    def __post_init__(self) -> None:
-        whole(self.num_virtual_tokens, "num_virtual_tokens")
-        object.__setattr__(self, "init", member(Init, self.init, "init"))
 
     @property
     def size(self) -> int:

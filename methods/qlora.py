@@ -25,6 +25,7 @@ from methods.errors import Unsupported
 from methods.exchange_lora import split
 from methods.lora import Lora, attach_lora
 from methods.low_rank import expect_branches, restore_branches
+from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
 
 def _bitsandbytes() -> Any:
@@ -44,15 +45,12 @@ class Qlora(Method):
     mergeable: ClassVar[bool] = True
     lossy_merge: ClassVar[bool] = True
 
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q", "v")
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    targets: Names = ("q", "v")
     rslora: bool = False
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     double_quantisation: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", self.lora.targets)
 
     @property
     def lora(self) -> Lora:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
-from methods.values import whole
+from methods.validators import NonNegativeInt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,7 @@ class OutputScale(Method):
     name: ClassVar[str] = "output_scale"
     identity: ClassVar[bool] = True  # the vectors start at one
 
-    skip_layers: int = 0
-
-    def __post_init__(self) -> None:
-        whole(self.skip_layers, "skip_layers", 0)
+    skip_layers: NonNegativeInt = 0
 
     @property
     def size(self) -> None:
