@@ -15,7 +15,8 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import methods
-from methods import Method, MethodError
+from bench.records.record import Status
+from methods import Method, MethodError, Unsupported
 from methods.adalora import Adalora
 from methods.adapter import Adapter
 from methods.compat import cache_argument, cache_of, recompute_activations
@@ -311,6 +312,11 @@ def test_settings_that_make_no_sense_are_refused(case: str) -> None:
     with pytest.raises(MethodError) as caught:
         REFUSED[case]()
     assert "\n" not in str(caught.value)
+
+
+def test_a_method_that_can_not_run_says_what_becomes_of_the_run() -> None:
+    """The status that `Unsupported` carries is one that a record may have."""
+    assert Status(Unsupported("the platform lacks a library").status) is Status.SKIPPED
 
 
 def test_one_target_need_not_be_in_a_list() -> None:
