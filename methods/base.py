@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from methods.anatomy import anatomy_of, sizes_of
-from methods.checkpoint import Checkpoint, Origin, PeftForm, checkpoint_bytes, read_checkpoint, write_checkpoint
+from methods.checkpoint import Checkpoint, Origin, PeftForm, checkpoint_bytes, expect, read_checkpoint, write_checkpoint
 from methods.errors import MethodError, Unsupported
 from methods.validators import check_settings
 
@@ -70,9 +71,9 @@ class Method(ABC):
         return IMPLEMENTATION if package == __package__ else package
 
     @property
-    @abstractmethod
     def size(self) -> int | None:
         """Rank, bottleneck or number of virtual tokens; None for a method without one."""
+        return None
 
     @property
     def virtual_tokens(self) -> int:
@@ -164,9 +165,27 @@ class Method(ABC):
     def _attach(self, model: PreTrainedModel) -> Attached:
         """`attach` on a model that was checked."""
 
-    @abstractmethod
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        """`restore` on a model that was checked."""
+        """`restore` on a model that was checked.
+
+        By default the method is attached, and each tensor is copied into the parameter of the same name. A method
+        overrides this where a checkpoint holds something else than its parameters, or where `_attach` does more than
+        that can be undone by `Attached.detach`.
+        """
+        gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        attached = self._attach(model)
+        parameters = attached.named_parameters()
+        try:
+            expect(shipped, {name: tuple(parameter.shape) for name, parameter in parameters.items()}, self.name)
+        except MethodError:
+            attached._detach()
+            for parameter, required in gradients.items():
+                parameter.requires_grad_(required)
+            raise
+        for name, parameter in parameters.items():
+            parameter.data.copy_(shipped[name])
+        attached.serve()
+        return attached
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, object]) -> Self:
@@ -189,12 +208,21 @@ class State(Enum):
 
 
 class Attached(ABC):
-    """A method inside a model."""
+    """A method inside a model.
 
-    method: Method
-    model: PreTrainedModel
-    """What is called: the model that `Method.attach` was given, or what a method wraps around it."""
-    state: State = State.ATTACHED
+    A subclass names its parameters in `named_parameters`, and puts modules into the model with `replace_module` or
+    keeps the handles of its hooks in ``hooks``. The rest has defaults.
+    """
+
+    def __init__(self, method: Method, model: PreTrainedModel) -> None:
+        self.method = method
+        self.model = model
+        """What is called: the model that `Method.attach` was given, or what a method wraps around it."""
+        self.state = State.ATTACHED
+        self.replaced: dict[str, nn.Module] = {}
+        """The modules of the base that `replace_module` took out, by path."""
+        self.hooks: list[RemovableHandle] = []
+        """Handles of the hooks that are to be removed when the method is."""
 
     @property
     def base(self) -> PreTrainedModel:
@@ -202,16 +230,20 @@ class Attached(ABC):
         return self.model
 
     @abstractmethod
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter that the method has in the model now, by a name that stays the same from model to model."""
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by stable name; none after `serve` or from a checkpoint."""
+        return {name: parameter for name, parameter in self.named_parameters().items() if parameter.requires_grad}
 
-    @abstractmethod
     def shipped(self) -> dict[str, Tensor]:
         """What a checkpoint holds, by stable name."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters().items()}
 
     def resident(self) -> dict[str, Tensor]:
-        """What stays in memory at inference because of the method: by default what was shipped."""
-        return self.shipped()
+        """What stays in memory at inference because of the method: what was shipped, and nothing after a merge."""
+        return {} if self.state is State.MERGED else self.shipped()
 
     def facts(self) -> dict[str, object]:
         """What a record should say about the trained form besides its parameters, such as final ranks."""
@@ -224,8 +256,18 @@ class Attached(ABC):
     def after_step(self, step: int) -> None:  # noqa: B027  # most methods have nothing to do then
         """Called after ``optimizer.step()`` number ``step`` (from 1), while gradients are still there."""
 
-    def serve(self) -> None:  # noqa: B027
-        """Turns the trained form into the serving form: encoders are run once and dropped, pruned ranks removed."""
+    def serve(self) -> None:
+        """Turns the trained form into the serving form: encoders are run once and dropped, pruned ranks removed.
+
+        By default the parameters stay as they are, and no longer require gradients.
+        """
+        for parameter in self.named_parameters().values():
+            parameter.requires_grad_(False)
+
+    def replace_module(self, path: str, module: nn.Module) -> None:
+        """Puts ``module`` in the place of the one at ``path``, in the training mode of the model."""
+        self.replaced[path] = self.base.get_submodule(path)
+        self.base.set_submodule(path, module.train(self.base.training))
 
     def merge(self) -> None:
         """Folds the method into the base weights and removes it from the module tree.
@@ -248,9 +290,12 @@ class Attached(ABC):
         """`merge`, for a method that can, while it is in the model."""
         raise Unsupported("nothing that could be merged into the base weights")
 
-    @abstractmethod
     def _detach(self) -> None:
-        """`detach`, while the method is in the model."""
+        """`detach`, while the method is in the model: puts back what was replaced, and removes the hooks."""
+        for path, module in self.replaced.items():
+            self.base.set_submodule(path, module)
+        for hook in self.hooks:
+            hook.remove()
 
     def _leave(self, state: State, leave: Callable[[], None]) -> None:
         if self.state is not State.ATTACHED:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from methods.anatomy import Projection
-from methods.base import Attached, Method, State, freeze
+from methods.base import Attached, Method, freeze
 from methods.checkpoint import PeftForm, expect
 from methods.errors import MethodError
 from methods.exchange_lora import Product, Terms, lora_form
@@ -74,14 +74,12 @@ class LowRankAttached(Attached):
     def __init__(
         self, method: Method, model: PreTrainedModel, wrappers: Mapping[str, LowRank], terms: Terms, fold: Fold
     ) -> None:
-        self.method = method
-        self.model = model
+        super().__init__(method, model)
         self.terms = terms
         self.wrappers = dict(wrappers)
         self.fold = fold
         for path, wrapper in self.wrappers.items():
-            wrapper.train(model.training)
-            model.set_submodule(path, wrapper)
+            self.replace_module(path, wrapper)
 
     def branches(self) -> list[tuple[Projection, nn.Module]]:
         """Every projection with its branch."""
@@ -91,17 +89,9 @@ class LowRankAttached(Attached):
             for projection, branch in zip(wrapper.projections, wrapper.branches, strict=True)
         ]
 
-    def trained(self) -> dict[str, nn.Parameter]:
+    def named_parameters(self) -> dict[str, nn.Parameter]:
         return {
             f"{projection.label}.{name}": parameter
-            for projection, branch in self.branches()
-            for name, parameter in branch.named_parameters()
-            if parameter.requires_grad
-        }
-
-    def shipped(self) -> dict[str, Tensor]:
-        return {
-            f"{projection.label}.{name}": parameter.detach()
             for projection, branch in self.branches()
             for name, parameter in branch.named_parameters()
         }
@@ -115,13 +105,6 @@ class LowRankAttached(Attached):
         transposed = any(isinstance(wrapper.base, Conv1D) for wrapper in self.wrappers.values())
         return lora_form(self.model, self.products(), self.terms, transposed)
 
-    def resident(self) -> dict[str, Tensor]:
-        return {} if self.state is State.MERGED else self.shipped()
-
-    def serve(self) -> None:
-        for parameter in self.trained().values():
-            parameter.requires_grad_(False)
-
     def _merge(self) -> None:
         self.serve()
         with torch.no_grad():
@@ -129,10 +112,6 @@ class LowRankAttached(Attached):
                 for projection, branch in zip(wrapper.projections, wrapper.branches, strict=True):
                     self.fold(wrapper.base, projection, cast(Branch, branch).delta())
         self._detach()
-
-    def _detach(self) -> None:
-        for path, wrapper in self.wrappers.items():
-            self.model.set_submodule(path, wrapper.base)
 
 
 def attach_branches(

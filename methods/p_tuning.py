@@ -135,10 +135,14 @@ class PTuningAttached(PromptAttached):
         kind, width = method.encoder.value.upper(), method.width(self.base)
         return self._form("P_TUNING", encoder_reparameterization_type=kind, encoder_hidden_size=width)
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {} if self.encoder is None else dict(self.encoder.named_parameters())
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return super().named_parameters() if self.encoder is None else dict(self.encoder.named_parameters())
+
+    def shipped(self) -> dict[str, Tensor]:
+        return {"prompt": self.vectors().detach()}
 
     def serve(self) -> None:
         if self.encoder is not None:
-            self.prompt = nn.Parameter(self.vectors().detach(), requires_grad=False)
+            self.prompt = nn.Parameter(self.vectors().detach())
             self.encoder = None
+        super().serve()

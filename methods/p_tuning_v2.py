@@ -68,14 +68,16 @@ class PTuningV2(Method):
 class DeepPromptAttached(Attached):
     """A hook on the model makes room for k positions, one on each layer puts that layer's vectors there."""
 
+    method: PTuningV2
+
     def __init__(self, method: PTuningV2, model: PreTrainedModel, prompts: nn.Parameter) -> None:
-        self.method = method
-        self.model = model
+        super().__init__(method, model)
         self.prompts = prompts
         self.tokens = VirtualTokens(model, method.num_virtual_tokens, PrependEmbeddings(model, self.room))
+        self.hooks += self.tokens.handles
         for index, path in enumerate(anatomy_of(model).layers):
             hook = partial(self._replace, index)
-            self.tokens.handles.append(model.get_submodule(path).register_forward_pre_hook(hook))
+            self.hooks.append(model.get_submodule(path).register_forward_pre_hook(hook))
 
     def room(self) -> Tensor:
         """Zeros [k, d] in front of layer 0, which never reach a result: layer 0 replaces them as every layer does."""
@@ -88,14 +90,5 @@ class DeepPromptAttached(Attached):
         own = self.prompts[layer].expand(hidden.shape[0], -1, -1)
         return (torch.cat([own, hidden[:, own.shape[1] :]], dim=1), *args[1:])
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {"prompts": self.prompts} if self.prompts.requires_grad else {}
-
-    def shipped(self) -> dict[str, Tensor]:
-        return {"prompts": self.prompts.detach()}
-
-    def serve(self) -> None:
-        self.prompts.requires_grad_(False)
-
-    def _detach(self) -> None:
-        self.tokens.remove()
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return {"prompts": self.prompts}

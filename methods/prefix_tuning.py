@@ -134,20 +134,19 @@ class PrefixAttached(Attached):
     method: PrefixTuning
 
     def __init__(self, method: PrefixTuning, model: PreTrainedModel, source: nn.Module) -> None:
-        self.method = method
-        self.model = model
+        super().__init__(method, model)
         self.source = source
         anatomy: Anatomy = anatomy_of(model)
         prefill = FillCache(model, self.keys_and_values, anatomy.kv_heads, cache_argument(model))
-        self.tokens = VirtualTokens(model, method.num_virtual_tokens, prefill)
+        self.hooks += VirtualTokens(model, method.num_virtual_tokens, prefill).handles
 
     def keys_and_values(self) -> Tensor:
         """The prefix [L, 2, k, d_kv]; `serve` changes where it comes from."""
         prefix: Tensor = self.source()
         return prefix
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {name: parameter for name, parameter in self.source.named_parameters() if parameter.requires_grad}
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.source.named_parameters())
 
     def shipped(self) -> dict[str, Tensor]:
         return {"prefix": self.source().detach()}
@@ -168,7 +167,4 @@ class PrefixAttached(Attached):
 
     def serve(self) -> None:
         self.source = FlatPrefix(self.source().detach().contiguous())
-        self.source.requires_grad_(False)
-
-    def _detach(self) -> None:
-        self.tokens.remove()
+        super().serve()

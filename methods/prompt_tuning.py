@@ -104,20 +104,16 @@ class PromptAttached(Attached):
     """Vectors in front of the input."""
 
     def __init__(self, method: Method, model: PreTrainedModel, prompt: nn.Parameter) -> None:
-        self.method = method
-        self.model = model
+        super().__init__(method, model)
         self.prompt = prompt
-        self.tokens = VirtualTokens(model, method.virtual_tokens, PrependEmbeddings(model, self.vectors))
+        self.hooks += VirtualTokens(model, method.virtual_tokens, PrependEmbeddings(model, self.vectors)).handles
 
     def vectors(self) -> Tensor:
         """The prompt [k, d]."""
         return self.prompt
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {"prompt": self.prompt} if self.prompt.requires_grad else {}
-
-    def shipped(self) -> dict[str, Tensor]:
-        return {"prompt": self.vectors().detach()}
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return {"prompt": self.prompt}
 
     def for_peft(self) -> PeftForm:
         init = cast(PromptTuning, self.method).init
@@ -127,9 +123,3 @@ class PromptAttached(Attached):
     def _form(self, peft_type: str, **settings: object) -> PeftForm:
         width, heads = embedding_shape(self.base)[1], anatomy_of(self.base).heads
         return prompt_form(self.base, peft_type, self.vectors().detach(), width, heads, **settings)
-
-    def serve(self) -> None:
-        self.prompt.requires_grad_(False)
-
-    def _detach(self) -> None:
-        self.tokens.remove()
