@@ -67,12 +67,13 @@ def load(model: PreTrainedModel, path: Path) -> Attached:
 
 
 def _class_of(found: Checkpoint, path: Path) -> type[Method]:
-    from methods.exchange import INSTEAD
+    from methods.peft_format.config import USE_PEFT
 
     classes = available()
     if found.origin is None:
-        classes = {kind.peft_type: kind for kind in classes.values() if kind.peft_type is not None}
+        formats = {kind: kind.peft_format() for kind in classes.values()}
+        classes = {peft.PEFT_TYPE: kind for kind, peft in formats.items() if peft is not None and peft.PEFT_TYPE}
     if found.made_by in classes:
         return classes[found.made_by]
-    advice = "" if found.origin is not None else f"; {INSTEAD}"
+    advice = "" if found.origin is not None else f"; {USE_PEFT}"
     raise MethodError(f"{path} holds the method '{found.made_by}', which is not one of {', '.join(classes)}{advice}")

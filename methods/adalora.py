@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +20,12 @@ from transformers import PreTrainedModel
 
 from methods.anatomy import Projection, anatomy_of
 from methods.base import Attached, Count, Method
-from methods.checkpoint import PeftForm
 from methods.errors import MethodError
-from methods.exchange_adalora import kept_triplets, peft_settings
-from methods.exchange_lora import Product, Terms, adapted, no_products, rescaled, split
 from methods.low_rank import (
     Branch,
     LowRank,
     LowRankAttached,
+    Product,
     attach_branches,
     check_rank,
     fold_into_weight,
@@ -52,7 +50,6 @@ class Adalora(Method):
     name: ClassVar[str] = "adalora"
     identity: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
-    peft_type: ClassVar[str | None] = "ADALORA"
 
     total_steps: PositiveInt
     """Optimiser steps of the whole training (T); the schedule is laid out over them."""
@@ -101,12 +98,7 @@ class Adalora(Method):
 
     @property
     def scale(self) -> float:
-        return self.terms.scale
-
-    @property
-    def terms(self) -> Terms:
-        """As what its final form is kept: a LoRA whose ranks differ."""
-        return Terms(self.alpha, self.start)
+        return self.alpha / self.start
 
     def budget(self, step: int, projections: int) -> int:
         """Triplets that all projections together may keep after ``step`` (equation 12)."""
@@ -143,24 +135,7 @@ class Adalora(Method):
         return AdaloraAttached(self, model, attach_branches(model, self.projections(model), branch))
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        return restore_branches(self, model, self.projections(model), shipped, self.terms, fold_into_weight)
-
-    @classmethod
-    def from_peft(
-        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
-    ) -> tuple[Self, Mapping[str, Tensor]]:
-        """Ours is kept as peft's LoRA; peft's own AdaLoRA keeps triplets, those that were pruned left out."""
-        if method is not None:
-            return method, split(form.tensors, method.projections(model), form.ranks, cls.name)
-        settings = peft_settings(form.config)
-        roles, matched = adapted(model, form.config)
-        method = cls.from_settings({**settings, "targets": roles})
-        # peft adds 1e-5 to the rank that it divides by, lest it be zero
-        factor = method.start / (method.start + 1e-5)
-        shipped = no_products(method.projections(model))
-        for label, (a, values, b) in kept_triplets(form, matched, method.start, cls.name).items():
-            shipped |= {f"{label}.A": a, f"{label}.B": rescaled(b.float() * values.float().t(), factor)}
-        return method, shipped
+        return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
 
 
 class Triplets(nn.Module):
@@ -218,7 +193,7 @@ class AdaloraAttached(LowRankAttached):
     method: Adalora
 
     def __init__(self, method: Adalora, model: PreTrainedModel, wrappers: Mapping[str, LowRank]) -> None:
-        super().__init__(method, model, wrappers, method.terms, fold_into_weight)
+        super().__init__(method, model, wrappers, fold_into_weight)
         self.triplets = [cast(Triplets, branch) for _, branch in self.branches()]
         tensors = [tensor for t in self.triplets for tensor in (t.P, t.lam, t.Q)]
         self.importance = Importance(tensors, method.beta1, method.beta2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -10,22 +12,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from methods import peft_format as formats
 from methods.anatomy import anatomy_of, sizes_of
-from methods.checkpoint import Checkpoint, Origin, PeftForm, checkpoint_bytes, expect, read_checkpoint, write_checkpoint
+from methods.checkpoint import (
+    Checkpoint,
+    Origin,
+    PeftCheckpoint,
+    PeftFormat,
+    checkpoint_bytes,
+    expect,
+    read_checkpoint,
+    write_checkpoint,
+)
 from methods.errors import MethodError, Unsupported
 from methods.validators import check_settings
 
 IMPLEMENTATION = "peft-verdict"
 """Whose code the methods of this package are."""
 
-SENSELESS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, re.error)
-"""What reading peft's configuration may come to, in which JSON of any shape may stand."""
+MALFORMED_CONFIG_ERRORS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, re.error)
+"""What reading a configuration of peft may raise, which is JSON of any shape."""
 
 OCCUPANT = "_peft_verdict_method"
 """Attribute of a model that names the method inside it."""
@@ -53,8 +65,6 @@ class Method(ABC):
     mergeable: ClassVar[bool] = False
     lossy_merge: ClassVar[bool] = False
     """Whether a merge rounds the weights by more than floating point does."""
-    peft_type: ClassVar[str | None] = None
-    """The ``peft_type`` of those checkpoints of Hugging Face peft that become this method, None where none do."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -121,7 +131,8 @@ class Method(ABC):
                 not fit the model.
         """
         found = read_checkpoint(path)
-        if found.made_by not in (self.name, self.peft_type):
+        peft = self.peft_format()
+        if found.made_by not in (self.name, peft and peft.PEFT_TYPE):
             raise MethodError(f"{path} holds the method '{found.made_by}', not {self.name}")
         method, shipped = self.read(model, found)
         if method != self:
@@ -141,25 +152,26 @@ class Method(ABC):
         if found.config is None:
             assert method is not None  # only peft's format may lack an origin
             return method, found.tensors
+        if (peft := cls.peft_format()) is None:
+            raise MethodError(f"{cls.name} has no checkpoints in peft's format")
         try:
             ranks = {} if found.origin is None else found.origin.ranks
-            return cls.from_peft(model, PeftForm(found.config, found.tensors, ranks), method)
+            return peft.from_peft(model, PeftCheckpoint(found.config, found.tensors, ranks), method)
         except MethodError:
             raise
-        except SENSELESS as error:
+        except MALFORMED_CONFIG_ERRORS as error:
             raise MethodError(f"the {cls.name} checkpoint can't be understood: {error!r}") from error
 
     @classmethod
-    def from_peft(
-        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
-    ) -> tuple[Self, Mapping[str, Tensor]]:
-        """The inverse of `Attached.for_peft`; ``method`` is None where peft wrote the checkpoint, and is then read too.
+    def peft_format(cls) -> PeftFormat | None:
+        """The module of `methods.peft_format` for this method, None where Hugging Face peft has no such method.
 
-        Raises:
-            MethodError: tensors are missing, surplus or of another shape, or peft's configuration asks for what ours
-                lack.
+        A module is registered by its name. It is imported here, when needed, because it imports the method's own file.
         """
-        raise MethodError(f"{cls.name} has no checkpoints in peft's format")
+        ours = cls.__module__.partition(".")[0] == __package__
+        if not ours or cls.name not in {info.name for info in pkgutil.iter_modules(formats.__path__)}:
+            return None
+        return cast(PeftFormat, importlib.import_module(f"{formats.__name__}.{cls.name}"))
 
     @abstractmethod
     def _attach(self, model: PreTrainedModel) -> Attached:
@@ -305,10 +317,6 @@ class Attached(ABC):
         if hasattr(self.base, OCCUPANT):
             delattr(self.base, OCCUPANT)
 
-    def for_peft(self) -> PeftForm | None:
-        """What is shipped as a configuration and tensors of Hugging Face peft, None where peft has no such method."""
-        return None
-
     def save(self, folder: Path) -> Path:
         """Makes a folder that holds the method, in peft's format where peft has it, and returns it.
 
@@ -326,11 +334,12 @@ class Attached(ABC):
 
     def _contents(self) -> tuple[Mapping[str, Tensor], Origin, dict[str, object] | None]:
         """Tensors, where they come from, and peft's configuration where they are in its format."""
-        form = self.for_peft()
-        origin = Origin(
-            self.method.name, dataclasses.asdict(self.method), base_of(self.base), {} if form is None else form.ranks
-        )
-        return (self.shipped(), origin, None) if form is None else (form.tensors, origin, form.config)
+        settings, base = dataclasses.asdict(self.method), base_of(self.base)
+        if (peft := self.method.peft_format()) is None:
+            return self.shipped(), Origin(self.method.name, settings, base), None
+        checkpoint = peft.to_peft(self)
+        origin = Origin(self.method.name, settings, base, checkpoint.ranks)
+        return checkpoint.tensors, origin, checkpoint.config
 
 
 def base_of(model: PreTrainedModel) -> dict[str, object]:

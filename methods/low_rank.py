@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -13,12 +14,18 @@ from transformers.pytorch_utils import Conv1D
 
 from methods.anatomy import Projection
 from methods.base import Attached, Method, freeze
-from methods.checkpoint import PeftForm, expect
+from methods.checkpoint import expect
 from methods.errors import MethodError
-from methods.exchange_lora import Product, Terms, lora_form
 
+Product = tuple[Projection, Tensor, Tensor]
+"""A projection with its A [r, in] and B [out, r]."""
 Fold = Callable[[nn.Module, Projection, Tensor], None]
 """Adds delta [out, in] to one projection's share of a base module's weight."""
+
+
+def scale_of(alpha: float, rank: int, rslora: bool) -> float:
+    """What B A is multiplied by: alpha / r, or alpha / sqrt(r) for rsLoRA."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
 
 
 class Branch(nn.Module):
@@ -71,11 +78,8 @@ class LowRank(nn.Module):
 class LowRankAttached(Attached):
     """Low-rank branches inside a model, one `LowRank` in place of each target module."""
 
-    def __init__(
-        self, method: Method, model: PreTrainedModel, wrappers: Mapping[str, LowRank], terms: Terms, fold: Fold
-    ) -> None:
+    def __init__(self, method: Method, model: PreTrainedModel, wrappers: Mapping[str, LowRank], fold: Fold) -> None:
         super().__init__(method, model)
-        self.terms = terms
         self.wrappers = dict(wrappers)
         self.fold = fold
         for path, wrapper in self.wrappers.items():
@@ -100,10 +104,6 @@ class LowRankAttached(Attached):
         """Every projection with the A and B that it serves with."""
         parts = [(projection, cast(Branch, branch)) for projection, branch in self.branches()]
         return [(projection, branch.A.detach(), branch.B.detach()) for projection, branch in parts]
-
-    def for_peft(self) -> PeftForm:
-        transposed = any(isinstance(wrapper.base, Conv1D) for wrapper in self.wrappers.values())
-        return lora_form(self.model, self.products(), self.terms, transposed)
 
     def _merge(self) -> None:
         self.serve()
@@ -135,7 +135,7 @@ def restore_branches(
     model: PreTrainedModel,
     projections: Sequence[Projection],
     shipped: Mapping[str, Tensor],
-    terms: Terms,
+    scale: float,
     fold: Fold,
 ) -> LowRankAttached:
     """Wrappers in serving form from ``label.A`` [r, in] and ``label.B`` [out, r]; ranks may differ, rank 0 needs none.
@@ -149,9 +149,9 @@ def restore_branches(
         like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
         # copies, because tensors of a file are not aligned in memory as matrix products like them
         a, b = (shipped[f"{projection.label}.{part}"].to(**like, copy=True) for part in "AB")
-        return Branch(a, b, terms.scale)
+        return Branch(a, b, scale)
 
-    attached = LowRankAttached(method, model, attach_branches(model, projections, branch), terms, fold)
+    attached = LowRankAttached(method, model, attach_branches(model, projections, branch), fold)
     attached.serve()
     return attached
 

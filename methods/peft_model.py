@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from methods.base import Attached, Method, State
 from methods.compat import OLD_CACHE_NAME, cache_argument
 from methods.errors import MethodError, Unsupported
-from methods.exchange_lora import SOUND_STARTS
+from methods.peft_format.config import INITS_THAT_KEEP_THE_BASE
 
 ADAPTER = "default"
 """The name that peft gives an adapter when nobody gives it another."""
@@ -166,7 +166,7 @@ class PeftAttached(Attached):
 
     def detach(self) -> None:
         start = getattr(self.wrapped.peft_config[ADAPTER], "init_lora_weights", True)
-        if start not in SOUND_STARTS:
+        if start not in INITS_THAT_KEEP_THE_BASE:
             raise MethodError(f"init_lora_weights {start} changed the base weights; load them anew")
         super().detach()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,9 @@ from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, anatomy_of, model_device
 from methods.base import Attached, Count, Method, freeze
-from methods.checkpoint import PeftForm, expect
+from methods.checkpoint import expect
 from methods.compat import cache_argument, recomputes_activations
 from methods.errors import Unsupported
-from methods.exchange import prompt_form, read_prompt, refuse_unknown_prompt
 from methods.validators import NonNegativeFloat, PositiveInt
 from methods.virtual import FillCache, VirtualTokens
 
@@ -31,7 +30,6 @@ class PrefixTuning(Method):
 
     name: ClassVar[str] = "prefix_tuning"
     identity: ClassVar[bool] = False  # even a zero prefix takes softmax weight
-    peft_type: ClassVar[str | None] = "PREFIX_TUNING"
 
     num_virtual_tokens: PositiveInt = 20
     reparametrise: bool = False
@@ -81,23 +79,6 @@ class PrefixTuning(Method):
         attached = PrefixAttached(self, model, FlatPrefix(prefix))
         attached.serve()
         return attached
-
-    @classmethod
-    def from_peft(
-        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
-    ) -> tuple[Self, Mapping[str, Tensor]]:
-        if method is None:
-            refuse_unknown_prompt(form.config, ("prefix_projection", "encoder_hidden_size", "init_weights"))
-            method = cls.from_settings(
-                {
-                    "num_virtual_tokens": form.config.get("num_virtual_tokens"),
-                    "reparametrise": bool(form.config.get("prefix_projection", False)),
-                    "encoder_hidden_size": form.config.get("encoder_hidden_size"),
-                }
-            )
-        layers, two, k, d = method.shape(model)
-        flat = read_prompt(form.tensors, (k, layers * two * d), cls.name)
-        return method, {"prefix": flat.unflatten(1, (layers, two, d)).permute(1, 2, 0, 3)}
 
 
 class FlatPrefix(nn.Module):
@@ -150,20 +131,6 @@ class PrefixAttached(Attached):
 
     def shipped(self) -> dict[str, Tensor]:
         return {"prefix": self.source().detach()}
-
-    def for_peft(self) -> PeftForm:
-        """peft has one row a virtual token: [k, L * 2 * d_kv], layer by layer, keys before values."""
-        anatomy = anatomy_of(self.base)
-        flat = self.shipped()["prefix"].permute(2, 0, 1, 3).flatten(1)
-        return prompt_form(
-            self.base,
-            "PREFIX_TUNING",
-            flat,
-            anatomy.kv_size,
-            anatomy.kv_heads,
-            prefix_projection=self.method.reparametrise,
-            encoder_hidden_size=self.method.encoder_hidden_size or anatomy.kv_size,
-        )
 
     def serve(self) -> None:
         self.source = FlatPrefix(self.source().detach().contiguous())

@@ -1,8 +1,8 @@
-"""LoRA checkpoints in the words of Hugging Face peft (https://github.com/huggingface/peft).
+"""The tensors of low-rank methods in peft's format: a product B A for every module.
 
-Where peft adapts a fused matrix (GPT-2 and GPT-NeoX keep q, k and v in one) and we adapt its parts, peft gets one
-product for the whole: the parts' A one below another, and each part's B in its own rows and columns of an otherwise
-empty B.
+Where peft adapts a fused matrix (GPT-2 and GPT-NeoX keep q, k and v in one) and the methods here adapt its parts, the
+whole matrix gets one product: the A of the parts one below another, and the B of each part in the part's own rows, and
+in columns of its own, of a B that is zero elsewhere.
 """
 
 from __future__ import annotations
@@ -16,24 +16,20 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from methods.anatomy import ALL_LINEAR, Projection, anatomy_of
-from methods.checkpoint import PeftForm, expect
+from methods.anatomy import Projection
+from methods.checkpoint import PeftCheckpoint, expect
 from methods.errors import MethodError
-from methods.exchange import INSTEAD, head, short
+from methods.low_rank import LowRankAttached, Product, scale_of
+from methods.peft_format.config import config_head
+from methods.peft_format.targets import target_names
 from methods.validators import PositiveInt, check_value
-
-SOUND_STARTS: tuple[object, ...] = (True, False, "gaussian", "eva", "orthogonal", "mica")
-"""Values of ``init_lora_weights`` that leave the base as it is; those left out take from it what they put into A, B."""
-
-Product = tuple[Projection, Tensor, Tensor]
-"""A projection with its A [r, in] and B [out, r]."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The settings of a LoRA that peft and ours share."""
+    """The settings of a low-rank method that peft has too."""
 
     alpha: float
     rank: int
@@ -42,8 +38,8 @@ class Terms:
 
     @property
     def scale(self) -> float:
-        """By what B A is multiplied: alpha / r, or alpha / sqrt(r) for rsLoRA."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+        """What B A is multiplied by."""
+        return scale_of(self.alpha, self.rank, self.rslora)
 
     def alpha_at(self, rank: int) -> float:
         """The alpha that gives the same scale at another rank."""
@@ -52,42 +48,44 @@ class Terms:
         return int(alpha) if float(alpha).is_integer() else alpha
 
 
-def lora_form(model: PreTrainedModel, products: Sequence[Product], terms: Terms, transposed: bool) -> PeftForm:
-    """All products as a LoRA checkpoint; modules without any rank are left out, for peft has none of rank 0.
-
-    ``transposed`` says that the base keeps its weights as [in, out].
-    """
-    if not any(len(a) for _, a, _ in products):  # peft needs a module: one that adds nothing
+def low_rank_checkpoint(attached: LowRankAttached, terms: Terms) -> PeftCheckpoint:
+    """All products as a LoRA checkpoint. Modules without any rank are left out, for peft has no LoRA of rank 0."""
+    model, products = attached.model, attached.products()
+    if not any(len(a) for _, a, _ in products):  # peft needs a module: one whose product is zero
         projection, a, b = products[0]
         products = [(projection, a.new_zeros(1, a.shape[1]), b.new_zeros(len(b), 1)), *products[1:]]
-    by_path: dict[str, list[Product]] = {}
-    for product in products:
-        by_path.setdefault(product[0].path, []).append(product)
-    fused = {path: _fuse(parts) for path, parts in by_path.items() if any(len(a) for _, a, _ in parts)}
+    fused = {path: _fuse(parts) for path, parts in _by_path(products).items() if any(len(a) for _, a, _ in parts)}
     ranks = {path: len(a) for path, (a, _) in fused.items()}
     usual = Counter(ranks.values()).most_common(1)[0][0]
     other = {
         name: rank
         for rank in sorted(set(ranks.values()) - {usual})
-        for name in _names(model, [path for path in ranks if ranks[path] == rank])
+        for name in target_names(model, [path for path in ranks if ranks[path] == rank])
     }
     config = {
-        **head(model, "LORA"),
+        **config_head(model, "LORA"),
         "r": usual,
         "lora_alpha": terms.alpha_at(usual),
         "use_rslora": terms.rslora,
         "lora_dropout": terms.dropout,
-        "target_modules": _names(model, list(ranks)),
+        "target_modules": target_names(model, list(ranks)),
         "rank_pattern": other,
         "alpha_pattern": {name: terms.alpha_at(rank) for name, rank in other.items()},
-        "fan_in_fan_out": transposed,
+        "fan_in_fan_out": any(isinstance(wrapper.base, Conv1D) for wrapper in attached.wrappers.values()),
         "bias": "none",
         "init_lora_weights": True,
         "use_dora": False,
     }
     pairs = {path: dict(zip("AB", pair, strict=True)) for path, pair in fused.items()}
     tensors = {_weight(path, part): tensor for path, pair in pairs.items() for part, tensor in pair.items()}
-    return PeftForm(config, tensors, {projection.label: len(a) for projection, a, _ in products})
+    return PeftCheckpoint(config, tensors, {projection.label: len(a) for projection, a, _ in products})
+
+
+def _by_path(products: Iterable[Product]) -> dict[str, list[Product]]:
+    found: dict[str, list[Product]] = {}
+    for product in products:
+        found.setdefault(product[0].path, []).append(product)
+    return found
 
 
 def _weight(path: str, part: str) -> str:
@@ -111,7 +109,7 @@ def _fuse(parts: Sequence[Product]) -> tuple[Tensor, Tensor]:
 def split(
     tensors: Mapping[str, Tensor], projections: Sequence[Projection], ranks: Mapping[str, int], method: str
 ) -> dict[str, Tensor]:
-    """``label.A`` [r, in] and ``label.B`` [out, r] of every projection: the inverse of `lora_form`.
+    """``label.A`` [r, in] and ``label.B`` [out, r] of every projection: the inverse of `low_rank_checkpoint`.
 
     Raises:
         MethodError: a tensor is missing, surplus or of another shape, or holds more than the projections' products.
@@ -128,7 +126,7 @@ def split(
     expect(tensors, shapes, method)
     found: dict[str, Tensor] = {}
     for path, parts in by_path.items():
-        found |= _parts_of(tensors, path, parts, ranks) if totals[path] else no_products(parts)
+        found |= _parts_of(tensors, path, parts, ranks) if totals[path] else empty_products(parts)
     return found
 
 
@@ -147,7 +145,7 @@ def _parts_of(
     return {f"{p.label}.{part}": tensor for p, *pair in products for part, tensor in zip("AB", pair, strict=True)}
 
 
-def no_products(projections: Iterable[Projection]) -> dict[str, Tensor]:
+def empty_products(projections: Iterable[Projection]) -> dict[str, Tensor]:
     """``label.A`` [0, in] and ``label.B`` [out, 0]: nothing is added to these projections."""
     found: dict[str, Tensor] = {}
     for p in projections:
@@ -155,58 +153,23 @@ def no_products(projections: Iterable[Projection]) -> dict[str, Tensor]:
     return found
 
 
-def _names(model: PreTrainedModel, paths: Sequence[str]) -> list[str]:
-    """Names for ``target_modules`` that match exactly ``paths``: the shortest ends of paths that do."""
-    for length in (1, 2):
-        ends = sorted({".".join(path.split(".")[-length:]) for path in paths})
-        if _matching(model, ends) == set(paths):
-            return ends
-    return sorted(paths)
-
-
-def _matching(model: PreTrainedModel, targets: str | Iterable[str]) -> set[str]:
-    """Paths of the modules that peft adapts: a string is a pattern of the whole path, in a list are ends of paths."""
-    paths = [path for path, _ in model.named_modules()]
-    if isinstance(targets, str):
-        return {path for path in paths if re.fullmatch(targets, path)}
-    ends = tuple(f".{end}" for end in targets)
-    return {path for path in paths if f".{path}".endswith(ends)}
-
-
-def adapted(model: PreTrainedModel, config: Mapping[str, object]) -> tuple[list[str], list[Projection]]:
-    """The roles that ``target_modules`` names, and those of their projections that it matches.
-
-    Raises:
-        MethodError: it names modules that no method of ours adapts, or none that the model has.
-    """
-    targets = cast("str | Iterable[str]", config.get("target_modules"))
-    known = {projection.path: projection for projection in anatomy_of(model).projections(model, [ALL_LINEAR])}
-    paths = set(known) if targets == ALL_LINEAR else _matching(model, targets)
-    if foreign := sorted(paths - set(known)):
-        raise MethodError(f"the checkpoint's target_modules include {foreign[0]}, which ours do not adapt; {INSTEAD}")
-    found = [projection for path, projection in known.items() if path in paths]
-    if not found:
-        raise MethodError(f"the checkpoint's target_modules ({short(targets)}) match nothing in the model")
-    return list(dict.fromkeys(projection.role for projection in found)), found
-
-
 def terms_at(config: Mapping[str, object], path: str) -> Terms:
-    """The terms at one module: its patterns', where one matches the path, or else that of all.
+    """The terms at one module: those of the patterns that match the path, or else those of all modules.
 
     Raises:
         MethodError: a rank is no whole number of at least 1.
     """
-    rank = _of_pattern(config, "rank_pattern", path, config.get("r", 8))
-    alpha = _of_pattern(config, "alpha_pattern", path, config.get("lora_alpha", 8))
+    rank = _pattern_value(config, "rank_pattern", path, config.get("r", 8))
+    alpha = _pattern_value(config, "alpha_pattern", path, config.get("lora_alpha", 8))
     check_value(PositiveInt, rank, "rank_pattern")
     return Terms(float(cast(float, alpha)), cast(int, rank), bool(config.get("use_rslora", False)))
 
 
-def _of_pattern(config: Mapping[str, object], key: str, path: str, usual: object) -> object:
+def _pattern_value(config: Mapping[str, object], key: str, path: str, default: object) -> object:
     patterns = cast("Mapping[str, object]", config.get(key) or {})
-    return next((value for name, value in patterns.items() if re.match(rf"(.*\.)?({name})$", path)), usual)
+    return next((value for name, value in patterns.items() if re.match(rf"(.*\.)?({name})$", path)), default)
 
 
 def rescaled(b: Tensor, factor: float) -> Tensor:
-    """B with a factor multiplied in; untouched where that is 1 but for rounding."""
+    """B multiplied by a factor; untouched where the factor is 1 but for rounding."""
     return b if math.isclose(factor, 1.0, rel_tol=1e-12) else (b.float() * factor).to(b.dtype)
