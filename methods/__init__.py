@@ -16,20 +16,33 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedModel
-
-from methods.base import Attached, Count, Method
-from methods.checkpoint import Checkpoint, read_checkpoint
 from methods.errors import MethodError, Unsupported
-from methods.exchange import INSTEAD
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
+
+    from methods.base import Attached, Count, Method
+    from methods.checkpoint import Checkpoint
+else:
+
+    def __getattr__(name):
+        """The classes of `methods.base`, loaded when somebody asks for one: it takes torch, which takes seconds."""
+        if name in ("Attached", "Count", "Method"):
+            return getattr(importlib.import_module("methods.base"), name)
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
 
 __all__ = ["Attached", "Count", "Method", "MethodError", "Unsupported", "available", "load"]
 
 
 def available() -> dict[str, type[Method]]:
     """Every method of this package by name: a file that defines a `Method` is registered by being there."""
+    from methods.base import Method
+
     found: dict[str, type[Method]] = {}
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{info.name}")
@@ -46,16 +59,21 @@ def load(model: PreTrainedModel, path: Path) -> Attached:
     Raises:
         MethodError: the folder holds no checkpoint, one that ours can't read, or one that does not fit the model.
     """
+    from methods.checkpoint import read_checkpoint
+
     found = read_checkpoint(path)
     method, shipped = _class_of(found, path).read(model, found)
     return method.restore(model, shipped)
 
 
 def _class_of(found: Checkpoint, path: Path) -> type[Method]:
+    from methods.peft_format.config import USE_PEFT
+
     classes = available()
     if found.origin is None:
-        classes = {kind.peft_type: kind for kind in classes.values() if kind.peft_type is not None}
+        formats = {kind: kind.peft_format() for kind in classes.values()}
+        classes = {peft.PEFT_TYPE: kind for kind, peft in formats.items() if peft is not None and peft.PEFT_TYPE}
     if found.made_by in classes:
         return classes[found.made_by]
-    advice = "" if found.origin is not None else f"; {INSTEAD}"
+    advice = "" if found.origin is not None else f"; {USE_PEFT}"
     raise MethodError(f"{path} holds the method '{found.made_by}', which is not one of {', '.join(classes)}{advice}")

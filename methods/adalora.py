@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +20,27 @@ from transformers import PreTrainedModel
 
 from methods.anatomy import Projection, anatomy_of
 from methods.base import Attached, Count, Method
-from methods.checkpoint import PeftForm
 from methods.errors import MethodError
-from methods.exchange_adalora import kept_triplets, peft_settings
-from methods.exchange_lora import Product, Terms, adapted, no_products, rescaled, split
 from methods.low_rank import (
     Branch,
     LowRank,
     LowRankAttached,
+    Product,
     attach_branches,
     check_rank,
     fold_into_weight,
     restore_branches,
 )
-from methods.values import finite, fraction, names, whole
+from methods.validators import (
+    AtLeast,
+    Fraction,
+    Names,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_value,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,44 +50,33 @@ class Adalora(Method):
     name: ClassVar[str] = "adalora"
     identity: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
-    peft_type: ClassVar[str | None] = "ADALORA"
 
-    total_steps: int
+    total_steps: PositiveInt
     """Optimiser steps of the whole training (T); the schedule is laid out over them."""
-    rank: int = 8
-    start_rank: int | None = None
+    rank: PositiveInt = 8
+    start_rank: PositiveInt | None = None
     """Rank of each projection at the start; None for 1.5 times ``rank`` (section 4.1 of the paper)."""
-    initial_steps: int | None = None
+    initial_steps: NonNegativeInt | None = None
     """Steps at the full budget (t_i); None for a tenth of ``total_steps``."""
-    final_steps: int | None = None
+    final_steps: NonNegativeInt | None = None
     """Steps at the final budget (t_f); None for three tenths."""
-    interval: int = 1
+    interval: PositiveInt = 1
     """Steps between two allocations while the budget shrinks (delta T)."""
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q", "v")
-    penalty_weight: float = 0.5
+    alpha: PositiveFloat = 16.0
+    targets: Names = ("q", "v")
+    penalty_weight: NonNegativeFloat = 0.5
     """Weight of the orthogonality penalty (gamma)."""
-    beta1: float = 0.85
-    beta2: float = 0.85
+    beta1: Fraction = 0.85
+    beta2: Fraction = 0.85
 
     def __post_init__(self) -> None:
-        whole(self.rank, "rank")
-        whole(self.total_steps, "total_steps")
-        whole(self.interval, "interval")
-        whole(self.start, "start_rank", self.rank)
-        finite(self.alpha, "alpha")
-        finite(self.penalty_weight, "penalty_weight", zero=True)
-        fraction(self.beta1, "beta1")
-        fraction(self.beta2, "beta2")
-        for name in ("initial_steps", "final_steps"):
-            if getattr(self, name) is not None:
-                whole(getattr(self, name), name, 0)
-        if self.begin < 0 or self.begin >= self.end:
+        super().__post_init__()
+        check_value(Annotated[int, AtLeast(self.rank)], self.start, "start_rank")
+        if self.begin >= self.end:
             raise MethodError(
                 f"adalora needs initial_steps + final_steps below total_steps, not {self.begin} + "
                 f"{self.total_steps - self.end} of {self.total_steps}"
             )
-        object.__setattr__(self, "targets", names(self.targets, "targets"))
 
     @property
     def size(self) -> int:
@@ -102,12 +98,7 @@ class Adalora(Method):
 
     @property
     def scale(self) -> float:
-        return self.terms.scale
-
-    @property
-    def terms(self) -> Terms:
-        """As what its final form is kept: a LoRA whose ranks differ."""
-        return Terms(self.alpha, self.start)
+        return self.alpha / self.start
 
     def budget(self, step: int, projections: int) -> int:
         """Triplets that all projections together may keep after ``step`` (equation 12)."""
@@ -144,24 +135,7 @@ class Adalora(Method):
         return AdaloraAttached(self, model, attach_branches(model, self.projections(model), branch))
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        return restore_branches(self, model, self.projections(model), shipped, self.terms, fold_into_weight)
-
-    @classmethod
-    def from_peft(
-        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
-    ) -> tuple[Self, Mapping[str, Tensor]]:
-        """Ours is kept as peft's LoRA; peft's own AdaLoRA keeps triplets, those that were pruned left out."""
-        if method is not None:
-            return method, split(form.tensors, method.projections(model), form.ranks, cls.name)
-        settings = peft_settings(form.config)
-        roles, matched = adapted(model, form.config)
-        method = cls.from_settings({**settings, "targets": roles})
-        # peft adds 1e-5 to the rank that it divides by, lest it be zero
-        factor = method.start / (method.start + 1e-5)
-        shipped = no_products(method.projections(model))
-        for label, (a, values, b) in kept_triplets(form, matched, method.start, cls.name).items():
-            shipped |= {f"{label}.A": a, f"{label}.B": rescaled(b.float() * values.float().t(), factor)}
-        return method, shipped
+        return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
 
 
 class Triplets(nn.Module):
@@ -219,7 +193,7 @@ class AdaloraAttached(LowRankAttached):
     method: Adalora
 
     def __init__(self, method: Adalora, model: PreTrainedModel, wrappers: Mapping[str, LowRank]) -> None:
-        super().__init__(method, model, wrappers, method.terms, fold_into_weight)
+        super().__init__(method, model, wrappers, fold_into_weight)
         self.triplets = [cast(Triplets, branch) for _, branch in self.branches()]
         tensors = [tensor for t in self.triplets for tensor in (t.P, t.lam, t.Q)]
         self.importance = Importance(tensors, method.beta1, method.beta2)

@@ -8,20 +8,19 @@ After a sublayer's output projection and before the residual sum, x becomes x + 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method, freeze
-from methods.checkpoint import expect
 from methods.errors import MethodError
-from methods.values import member, whole
+from methods.validators import NonNegativeInt, PositiveInt
 
 
 class Placement(StrEnum):
@@ -44,20 +43,18 @@ class Adapter(Method):
     name: ClassVar[str] = "adapter"
     identity: ClassVar[bool] = True
 
-    bottleneck: int = 16
+    bottleneck: PositiveInt = 16
     placement: Placement = Placement.houlsby
-    skip_layers: int = 0
+    skip_layers: NonNegativeInt = 0
     """Number of first layers without adapters (AdapterDrop)."""
     activation: str = "gelu"
 
     def __post_init__(self) -> None:
-        whole(self.bottleneck, "bottleneck")
-        whole(self.skip_layers, "skip_layers", 0)
+        super().__post_init__()
         if self.activation not in ACT2FN:
             raise MethodError(f"activation '{self.activation}' is unknown; use one of {', '.join(sorted(ACT2FN))}")
         if any(ACT2FN[self.activation].parameters()):
             raise MethodError(f"activation '{self.activation}' has weights of its own, which nothing would ship")
-        object.__setattr__(self, "placement", member(Placement, self.placement, "placement"))
 
     @property
     def size(self) -> int:
@@ -88,40 +85,16 @@ class Adapter(Method):
         return Count(trained=count, shipped=count)
 
     def _attach(self, model: PreTrainedModel) -> Attached:
-        hidden_size = anatomy_of(model).hidden_size
         freeze(model)
-        return AdapterAttached(
-            self,
-            model,
-            {
-                name: (
-                    path,
-                    Bottleneck(model.get_submodule(path), hidden_size, self.bottleneck, self.activation, model),
-                )
-                for name, path in self.places(model).items()
-            },
-        )
-
-    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        d, b = anatomy_of(model).hidden_size, self.bottleneck
-        sizes = {"down.weight": (b, d), "down.bias": (b,), "up.weight": (d, b), "up.bias": (d,)}
-        shapes = {f"{place}.{name}": size for place in self.places(model) for name, size in sizes.items()}
-        expect(shipped, shapes, self.name)
-        attached = self._attach(model)
-        for name, parameter in attached.trained().items():
-            parameter.data.copy_(shipped[name])
-        attached.serve()
-        return attached
+        return AdapterAttached(self, model)
 
 
 class Bottleneck(nn.Module):
     """An output projection followed by an adapter: y + up(act(down(y))) with y = base(x)."""
 
-    def __init__(
-        self, base: nn.Module, hidden_size: int, bottleneck: int, activation: str, model: PreTrainedModel
-    ) -> None:
+    def __init__(self, base: nn.Module, hidden_size: int, bottleneck: int, activation: str, dtype: torch.dtype) -> None:
         super().__init__()
-        like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
+        like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": dtype}
         self.base = base
         self.down = nn.Linear(hidden_size, bottleneck, **like)
         self.up = nn.Linear(bottleneck, hidden_size, **like)
@@ -139,32 +112,20 @@ class Bottleneck(nn.Module):
 class AdapterAttached(Attached):
     """Adapters inside a model."""
 
-    def __init__(self, method: Adapter, model: PreTrainedModel, places: Mapping[str, tuple[str, Bottleneck]]) -> None:
-        self.method = method
-        self.model = model
-        self.places = dict(places)
-        for path, bottleneck in self.places.values():
-            bottleneck.train(model.training)
-            model.set_submodule(path, bottleneck)
+    def __init__(self, method: Adapter, model: PreTrainedModel) -> None:
+        super().__init__(method, model)
+        hidden_size = anatomy_of(model).hidden_size
+        self.bottlenecks: dict[str, Bottleneck] = {}
+        for name, path in method.places(model).items():
+            base = model.get_submodule(path)
+            bottleneck = Bottleneck(base, hidden_size, method.bottleneck, method.activation, model.dtype)
+            self.replace_module(path, bottleneck)
+            self.bottlenecks[name] = bottleneck
 
-    def _parameters(self) -> dict[str, nn.Parameter]:
+    def named_parameters(self) -> dict[str, nn.Parameter]:
         return {
             f"{name}.{part}.{kind}": parameter
-            for name, (_, bottleneck) in self.places.items()
+            for name, bottleneck in self.bottlenecks.items()
             for part, module in (("down", bottleneck.down), ("up", bottleneck.up))
             for kind, parameter in module.named_parameters()
         }
-
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {name: parameter for name, parameter in self._parameters().items() if parameter.requires_grad}
-
-    def shipped(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in self._parameters().items()}
-
-    def serve(self) -> None:
-        for parameter in self._parameters().values():
-            parameter.requires_grad_(False)
-
-    def _detach(self) -> None:
-        for path, bottleneck in self.places.values():
-            self.model.set_submodule(path, bottleneck.base)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -10,20 +12,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from methods import peft_format as formats
 from methods.anatomy import anatomy_of, sizes_of
-from methods.checkpoint import Checkpoint, Origin, PeftForm, checkpoint_bytes, read_checkpoint, write_checkpoint
+from methods.checkpoint import (
+    Checkpoint,
+    Origin,
+    PeftCheckpoint,
+    PeftFormat,
+    checkpoint_bytes,
+    expect,
+    read_checkpoint,
+    write_checkpoint,
+)
 from methods.errors import MethodError, Unsupported
+from methods.validators import check_settings
 
 IMPLEMENTATION = "peft-verdict"
 """Whose code the methods of this package are."""
 
-SENSELESS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, re.error)
-"""What reading peft's configuration may come to, in which JSON of any shape may stand."""
+MALFORMED_CONFIG_ERRORS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, re.error)
+"""What reading a configuration of peft may raise, which is JSON of any shape."""
 
 OCCUPANT = "_peft_verdict_method"
 """Attribute of a model that names the method inside it."""
@@ -39,7 +53,11 @@ class Count:
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """Settings of one method. Subclasses are frozen dataclasses, one a file, that check their values themselves."""
+    """Settings of one method. Subclasses are frozen dataclasses, one a file.
+
+    Each setting is checked by its annotation (`methods.validators`) when an instance is made. A subclass has a
+    ``__post_init__`` only where several settings must fit together, and calls this one first.
+    """
 
     name: ClassVar[str]
     identity: ClassVar[bool]
@@ -47,8 +65,9 @@ class Method(ABC):
     mergeable: ClassVar[bool] = False
     lossy_merge: ClassVar[bool] = False
     """Whether a merge rounds the weights by more than floating point does."""
-    peft_type: ClassVar[str | None] = None
-    """The ``peft_type`` of those checkpoints of Hugging Face peft that become this method, None where none do."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
     def title(self) -> str:
@@ -62,9 +81,9 @@ class Method(ABC):
         return IMPLEMENTATION if package == __package__ else package
 
     @property
-    @abstractmethod
     def size(self) -> int | None:
         """Rank, bottleneck or number of virtual tokens; None for a method without one."""
+        return None
 
     @property
     def virtual_tokens(self) -> int:
@@ -112,7 +131,8 @@ class Method(ABC):
                 not fit the model.
         """
         found = read_checkpoint(path)
-        if found.made_by not in (self.name, self.peft_type):
+        peft = self.peft_format()
+        if found.made_by not in (self.name, peft and peft.PEFT_TYPE):
             raise MethodError(f"{path} holds the method '{found.made_by}', not {self.name}")
         method, shipped = self.read(model, found)
         if method != self:
@@ -132,33 +152,52 @@ class Method(ABC):
         if found.config is None:
             assert method is not None  # only peft's format may lack an origin
             return method, found.tensors
+        if (peft := cls.peft_format()) is None:
+            raise MethodError(f"{cls.name} has no checkpoints in peft's format")
         try:
             ranks = {} if found.origin is None else found.origin.ranks
-            return cls.from_peft(model, PeftForm(found.config, found.tensors, ranks), method)
+            return peft.from_peft(model, PeftCheckpoint(found.config, found.tensors, ranks), method)
         except MethodError:
             raise
-        except SENSELESS as error:
+        except MALFORMED_CONFIG_ERRORS as error:
             raise MethodError(f"the {cls.name} checkpoint can't be understood: {error!r}") from error
 
     @classmethod
-    def from_peft(
-        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
-    ) -> tuple[Self, Mapping[str, Tensor]]:
-        """The inverse of `Attached.for_peft`; ``method`` is None where peft wrote the checkpoint, and is then read too.
+    def peft_format(cls) -> PeftFormat | None:
+        """The module of `methods.peft_format` for this method, None where Hugging Face peft has no such method.
 
-        Raises:
-            MethodError: tensors are missing, surplus or of another shape, or peft's configuration asks for what ours
-                lack.
+        A module is registered by its name. It is imported here, when needed, because it imports the method's own file.
         """
-        raise MethodError(f"{cls.name} has no checkpoints in peft's format")
+        ours = cls.__module__.partition(".")[0] == __package__
+        if not ours or cls.name not in {info.name for info in pkgutil.iter_modules(formats.__path__)}:
+            return None
+        return cast(PeftFormat, importlib.import_module(f"{formats.__name__}.{cls.name}"))
 
     @abstractmethod
     def _attach(self, model: PreTrainedModel) -> Attached:
         """`attach` on a model that was checked."""
 
-    @abstractmethod
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        """`restore` on a model that was checked."""
+        """`restore` on a model that was checked.
+
+        By default the method is attached, and each tensor is copied into the parameter of the same name. A method
+        overrides this where a checkpoint holds something else than its parameters, or where `_attach` does more than
+        that can be undone by `Attached.detach`.
+        """
+        gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
+        attached = self._attach(model)
+        parameters = attached.named_parameters()
+        try:
+            expect(shipped, {name: tuple(parameter.shape) for name, parameter in parameters.items()}, self.name)
+        except MethodError:
+            attached._detach()
+            for parameter, required in gradients.items():
+                parameter.requires_grad_(required)
+            raise
+        for name, parameter in parameters.items():
+            parameter.data.copy_(shipped[name])
+        attached.serve()
+        return attached
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, object]) -> Self:
@@ -167,7 +206,7 @@ class Method(ABC):
         if surplus := sorted(set(settings) - known):
             raise MethodError(f"{cls.name} knows no setting {', '.join(surplus)}")
         try:
-            return cls(**settings)  # each class checks its own values
+            return cls(**settings)
         except (TypeError, ValueError) as error:
             raise MethodError(f"{cls.name}: {error}") from error
 
@@ -181,12 +220,21 @@ class State(Enum):
 
 
 class Attached(ABC):
-    """A method inside a model."""
+    """A method inside a model.
 
-    method: Method
-    model: PreTrainedModel
-    """What is called: the model that `Method.attach` was given, or what a method wraps around it."""
-    state: State = State.ATTACHED
+    A subclass names its parameters in `named_parameters`, and puts modules into the model with `replace_module` or
+    keeps the handles of its hooks in ``hooks``. The rest has defaults.
+    """
+
+    def __init__(self, method: Method, model: PreTrainedModel) -> None:
+        self.method = method
+        self.model = model
+        """What is called: the model that `Method.attach` was given, or what a method wraps around it."""
+        self.state = State.ATTACHED
+        self.replaced: dict[str, nn.Module] = {}
+        """The modules of the base that `replace_module` took out, by path."""
+        self.hooks: list[RemovableHandle] = []
+        """Handles of the hooks that are to be removed when the method is."""
 
     @property
     def base(self) -> PreTrainedModel:
@@ -194,16 +242,20 @@ class Attached(ABC):
         return self.model
 
     @abstractmethod
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter that the method has in the model now, by a name that stays the same from model to model."""
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by stable name; none after `serve` or from a checkpoint."""
+        return {name: parameter for name, parameter in self.named_parameters().items() if parameter.requires_grad}
 
-    @abstractmethod
     def shipped(self) -> dict[str, Tensor]:
         """What a checkpoint holds, by stable name."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters().items()}
 
     def resident(self) -> dict[str, Tensor]:
-        """What stays in memory at inference because of the method: by default what was shipped."""
-        return self.shipped()
+        """What stays in memory at inference because of the method: what was shipped, and nothing after a merge."""
+        return {} if self.state is State.MERGED else self.shipped()
 
     def facts(self) -> dict[str, object]:
         """What a record should say about the trained form besides its parameters, such as final ranks."""
@@ -216,8 +268,18 @@ class Attached(ABC):
     def after_step(self, step: int) -> None:  # noqa: B027  # most methods have nothing to do then
         """Called after ``optimizer.step()`` number ``step`` (from 1), while gradients are still there."""
 
-    def serve(self) -> None:  # noqa: B027
-        """Turns the trained form into the serving form: encoders are run once and dropped, pruned ranks removed."""
+    def serve(self) -> None:
+        """Turns the trained form into the serving form: encoders are run once and dropped, pruned ranks removed.
+
+        By default the parameters stay as they are, and no longer require gradients.
+        """
+        for parameter in self.named_parameters().values():
+            parameter.requires_grad_(False)
+
+    def replace_module(self, path: str, module: nn.Module) -> None:
+        """Puts ``module`` in the place of the one at ``path``, in the training mode of the model."""
+        self.replaced[path] = self.base.get_submodule(path)
+        self.base.set_submodule(path, module.train(self.base.training))
 
     def merge(self) -> None:
         """Folds the method into the base weights and removes it from the module tree.
@@ -240,9 +302,12 @@ class Attached(ABC):
         """`merge`, for a method that can, while it is in the model."""
         raise Unsupported("nothing that could be merged into the base weights")
 
-    @abstractmethod
     def _detach(self) -> None:
-        """`detach`, while the method is in the model."""
+        """`detach`, while the method is in the model: puts back what was replaced, and removes the hooks."""
+        for path, module in self.replaced.items():
+            self.base.set_submodule(path, module)
+        for hook in self.hooks:
+            hook.remove()
 
     def _leave(self, state: State, leave: Callable[[], None]) -> None:
         if self.state is not State.ATTACHED:
@@ -251,10 +316,6 @@ class Attached(ABC):
         self.state = state
         if hasattr(self.base, OCCUPANT):
             delattr(self.base, OCCUPANT)
-
-    def for_peft(self) -> PeftForm | None:
-        """What is shipped as a configuration and tensors of Hugging Face peft, None where peft has no such method."""
-        return None
 
     def save(self, folder: Path) -> Path:
         """Makes a folder that holds the method, in peft's format where peft has it, and returns it.
@@ -273,11 +334,12 @@ class Attached(ABC):
 
     def _contents(self) -> tuple[Mapping[str, Tensor], Origin, dict[str, object] | None]:
         """Tensors, where they come from, and peft's configuration where they are in its format."""
-        form = self.for_peft()
-        origin = Origin(
-            self.method.name, dataclasses.asdict(self.method), base_of(self.base), {} if form is None else form.ranks
-        )
-        return (self.shipped(), origin, None) if form is None else (form.tensors, origin, form.config)
+        settings, base = dataclasses.asdict(self.method), base_of(self.base)
+        if (peft := self.method.peft_format()) is None:
+            return self.shipped(), Origin(self.method.name, settings, base), None
+        checkpoint = peft.to_peft(self)
+        origin = Origin(self.method.name, settings, base, checkpoint.ranks)
+        return checkpoint.tensors, origin, checkpoint.config
 
 
 def base_of(model: PreTrainedModel) -> dict[str, object]:

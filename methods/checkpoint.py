@@ -24,11 +24,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from methods.errors import MethodError
 
@@ -85,13 +87,34 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class PeftForm:
-    """A method in peft's words: what `methods.base.Attached.for_peft` gives."""
+class PeftCheckpoint:
+    """A method in peft's format."""
 
     config: dict[str, object]
+    """``adapter_config.json``."""
     tensors: dict[str, Tensor]
+    """``adapter_model.safetensors``."""
     ranks: dict[str, int] = field(default_factory=dict)
     """See `Origin.ranks`."""
+
+
+class PeftFormat(Protocol):
+    """A module of `methods.peft_format` that has the name of a method, and translates that method."""
+
+    PEFT_TYPE: str | None
+    """The ``peft_type`` of those checkpoints of peft's own that become this method; None where none do."""
+
+    def to_peft(self, attached: Any) -> PeftCheckpoint: ...
+
+    def from_peft(
+        self, model: PreTrainedModel, checkpoint: PeftCheckpoint, method: Any
+    ) -> tuple[Any, Mapping[str, Tensor]]:
+        """The method and its tensors by our names; ``method`` is None in a checkpoint of peft's own, and is read too.
+
+        Raises:
+            MethodError: tensors are missing, surplus or of another shape, or the configuration asks for what is not
+                supported here.
+        """
 
 
 @dataclass(frozen=True)

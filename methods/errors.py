@@ -1,4 +1,6 @@
-"""What a method refuses, in one line each."""
+"""Errors that methods raise, each with a message of one line."""
+
+from typing import ClassVar
 
 
 class MethodError(ValueError):
@@ -6,4 +8,7 @@ class MethodError(ValueError):
 
 
 class Unsupported(MethodError):
-    """The settings are sound, but this method can't take this model; a sweep records the reason and goes on."""
+    """The settings are valid, but this method can't run on this model or machine; a sweep records why and goes on."""
+
+    status: ClassVar[str] = "skipped"
+    """The status of a run that ends with this error."""

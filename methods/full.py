@@ -9,7 +9,6 @@ from typing import ClassVar
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method
 from methods.checkpoint import expect
 from methods.errors import MethodError
@@ -21,13 +20,6 @@ class Full(Method):
 
     name: ClassVar[str] = "full"
     identity: ClassVar[bool] = True
-
-    @property
-    def size(self) -> None:
-        return None
-
-    def check(self, model: PreTrainedModel) -> None:
-        anatomy_of(model)
 
     def count(self, model: PreTrainedModel) -> Count:
         count = sum(parameter.numel() for parameter in model.parameters())
@@ -54,20 +46,9 @@ class Full(Method):
 class FullAttached(Attached):
     """The model itself."""
 
-    def __init__(self, method: Full, model: PreTrainedModel) -> None:
-        self.method = method
-        self.model = model
-
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-
-    def shipped(self) -> dict[str, Tensor]:
-        # named_parameters yields tied weights once, as a file should hold them
-        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
-
-    def serve(self) -> None:
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        # tied weights come once, as a file should hold them
+        return dict(self.model.named_parameters())
 
     def _detach(self) -> None:
         raise MethodError("full fine-tuning can't be detached: it changed the base weights; load them anew")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,6 @@ from transformers import PreTrainedModel
 
 from methods.anatomy import Projection, anatomy_of
 from methods.base import Attached, Count, Method
-from methods.checkpoint import PeftForm
-from methods.errors import MethodError
-from methods.exchange import INSTEAD, refuse_unknown
-from methods.exchange_lora import SOUND_STARTS, Terms, adapted, rescaled, split, terms_at
 from methods.low_rank import (
     Branch,
     Fold,
@@ -29,14 +25,9 @@ from methods.low_rank import (
     check_rank,
     fold_into_weight,
     restore_branches,
+    scale_of,
 )
-from methods.values import finite, fraction, names, whole
-
-READ = {
-    "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "rank_pattern", "alpha_pattern",
-    "init_lora_weights",
-}  # fmt: skip
-"""Keys of peft's configuration that `Lora.from_peft` minds."""
+from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +37,13 @@ class Lora(Method):
     name: ClassVar[str] = "lora"
     identity: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
-    peft_type: ClassVar[str | None] = "LORA"
 
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q", "v")
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    targets: Names = ("q", "v")
     """Roles (q, k, v, o, gate, up, down, qkv), names of modules, or all-linear."""
     rslora: bool = False
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        whole(self.rank, "rank")
-        finite(self.alpha, "alpha")
-        fraction(self.dropout, "dropout")
-        object.__setattr__(self, "targets", names(self.targets, "targets"))
+    dropout: Fraction = 0.0
 
     @property
     def size(self) -> int:
@@ -67,12 +51,7 @@ class Lora(Method):
 
     @property
     def scale(self) -> float:
-        return self.terms.scale
-
-    @property
-    def terms(self) -> Terms:
-        """What peft and ours share."""
-        return Terms(self.alpha, self.rank, self.rslora, self.dropout)
+        return scale_of(self.alpha, self.rank, self.rslora)
 
     def projections(self, model: PreTrainedModel) -> list[Projection]:
         return anatomy_of(model).projections(model, self.targets)
@@ -88,34 +67,7 @@ class Lora(Method):
         return attach_lora(self, self, model, fold_into_weight)
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        return restore_branches(self, model, self.projections(model), shipped, self.terms, fold_into_weight)
-
-    @classmethod
-    def from_peft(
-        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
-    ) -> tuple[Self, Mapping[str, Tensor]]:
-        if method is not None:
-            return method, split(form.tensors, method.projections(model), form.ranks, cls.name)
-        refuse_unknown(form.config, READ)
-        if (start := form.config.get("init_lora_weights", True)) not in SOUND_STARTS:
-            raise MethodError(f"the checkpoint's init_lora_weights '{start}' changes the base weights; {INSTEAD}")
-        roles, matched = adapted(model, form.config)
-        method = cls.from_settings(
-            {
-                "rank": form.config.get("r", 8),
-                "alpha": form.config.get("lora_alpha", 8),
-                "targets": roles,
-                "rslora": bool(form.config.get("use_rslora", False)),
-                "dropout": form.config.get("lora_dropout", 0.0),
-            }
-        )
-        terms = {projection.label: terms_at(form.config, projection.path) for projection in matched}
-        projections = method.projections(model)
-        ranks = {p.label: terms[p.label].rank if p.label in terms else 0 for p in projections}
-        shipped = split(form.tensors, projections, ranks, cls.name)
-        for label, own in terms.items():  # ours have one scale for all
-            shipped[f"{label}.B"] = rescaled(shipped[f"{label}.B"], own.scale / method.scale)
-        return method, shipped
+        return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
 
 
 def attach_lora(method: Method, lora: Lora, model: PreTrainedModel, fold: Fold) -> LowRankAttached:
@@ -131,4 +83,4 @@ def attach_lora(method: Method, lora: Lora, model: PreTrainedModel, fold: Fold) 
         nn.init.kaiming_uniform_(a, a=math.sqrt(5))
         return Branch(a, torch.zeros(projection.out_features, lora.rank, **like), lora.scale, lora.dropout)
 
-    return LowRankAttached(method, model, attach_branches(model, lora.projections(model), branch), lora.terms, fold)
+    return LowRankAttached(method, model, attach_branches(model, lora.projections(model), branch), fold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -12,13 +13,19 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from methods.anatomy import Projection
-from methods.base import Attached, Method, State, freeze
-from methods.checkpoint import PeftForm, expect
+from methods.base import Attached, Method, freeze
+from methods.checkpoint import expect
 from methods.errors import MethodError
-from methods.exchange_lora import Product, Terms, lora_form
 
+Product = tuple[Projection, Tensor, Tensor]
+"""A projection with its A [r, in] and B [out, r]."""
 Fold = Callable[[nn.Module, Projection, Tensor], None]
 """Adds delta [out, in] to one projection's share of a base module's weight."""
+
+
+def scale_of(alpha: float, rank: int, rslora: bool) -> float:
+    """What B A is multiplied by: alpha / r, or alpha / sqrt(r) for rsLoRA."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
 
 
 class Branch(nn.Module):
@@ -71,17 +78,12 @@ class LowRank(nn.Module):
 class LowRankAttached(Attached):
     """Low-rank branches inside a model, one `LowRank` in place of each target module."""
 
-    def __init__(
-        self, method: Method, model: PreTrainedModel, wrappers: Mapping[str, LowRank], terms: Terms, fold: Fold
-    ) -> None:
-        self.method = method
-        self.model = model
-        self.terms = terms
+    def __init__(self, method: Method, model: PreTrainedModel, wrappers: Mapping[str, LowRank], fold: Fold) -> None:
+        super().__init__(method, model)
         self.wrappers = dict(wrappers)
         self.fold = fold
         for path, wrapper in self.wrappers.items():
-            wrapper.train(model.training)
-            model.set_submodule(path, wrapper)
+            self.replace_module(path, wrapper)
 
     def branches(self) -> list[tuple[Projection, nn.Module]]:
         """Every projection with its branch."""
@@ -91,17 +93,9 @@ class LowRankAttached(Attached):
             for projection, branch in zip(wrapper.projections, wrapper.branches, strict=True)
         ]
 
-    def trained(self) -> dict[str, nn.Parameter]:
+    def named_parameters(self) -> dict[str, nn.Parameter]:
         return {
             f"{projection.label}.{name}": parameter
-            for projection, branch in self.branches()
-            for name, parameter in branch.named_parameters()
-            if parameter.requires_grad
-        }
-
-    def shipped(self) -> dict[str, Tensor]:
-        return {
-            f"{projection.label}.{name}": parameter.detach()
             for projection, branch in self.branches()
             for name, parameter in branch.named_parameters()
         }
@@ -111,17 +105,6 @@ class LowRankAttached(Attached):
         parts = [(projection, cast(Branch, branch)) for projection, branch in self.branches()]
         return [(projection, branch.A.detach(), branch.B.detach()) for projection, branch in parts]
 
-    def for_peft(self) -> PeftForm:
-        transposed = any(isinstance(wrapper.base, Conv1D) for wrapper in self.wrappers.values())
-        return lora_form(self.model, self.products(), self.terms, transposed)
-
-    def resident(self) -> dict[str, Tensor]:
-        return {} if self.state is State.MERGED else self.shipped()
-
-    def serve(self) -> None:
-        for parameter in self.trained().values():
-            parameter.requires_grad_(False)
-
     def _merge(self) -> None:
         self.serve()
         with torch.no_grad():
@@ -129,10 +112,6 @@ class LowRankAttached(Attached):
                 for projection, branch in zip(wrapper.projections, wrapper.branches, strict=True):
                     self.fold(wrapper.base, projection, cast(Branch, branch).delta())
         self._detach()
-
-    def _detach(self) -> None:
-        for path, wrapper in self.wrappers.items():
-            self.model.set_submodule(path, wrapper.base)
 
 
 def attach_branches(
@@ -156,7 +135,7 @@ def restore_branches(
     model: PreTrainedModel,
     projections: Sequence[Projection],
     shipped: Mapping[str, Tensor],
-    terms: Terms,
+    scale: float,
     fold: Fold,
 ) -> LowRankAttached:
     """Wrappers in serving form from ``label.A`` [r, in] and ``label.B`` [out, r]; ranks may differ, rank 0 needs none.
@@ -170,9 +149,9 @@ def restore_branches(
         like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
         # copies, because tensors of a file are not aligned in memory as matrix products like them
         a, b = (shipped[f"{projection.label}.{part}"].to(**like, copy=True) for part in "AB")
-        return Branch(a, b, terms.scale)
+        return Branch(a, b, scale)
 
-    attached = LowRankAttached(method, model, attach_branches(model, projections, branch), terms, fold)
+    attached = LowRankAttached(method, model, attach_branches(model, projections, branch), fold)
     attached.serve()
     return attached
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,8 @@ from transformers import PreTrainedModel
 
 from methods.anatomy import embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
-from methods.checkpoint import PeftForm
-from methods.exchange import read_prompt, refuse_unknown_prompt
 from methods.prompt_tuning import PromptAttached, restore_prompt
-from methods.values import member, whole
+from methods.validators import PositiveInt
 
 
 class Encoder(StrEnum):
@@ -36,18 +34,11 @@ class PTuning(Method):
 
     name: ClassVar[str] = "p_tuning"
     identity: ClassVar[bool] = False
-    peft_type: ClassVar[str | None] = "P_TUNING"
 
-    num_virtual_tokens: int = 20
+    num_virtual_tokens: PositiveInt = 20
     encoder: Encoder = Encoder.lstm
-    encoder_hidden_size: int | None = None
+    encoder_hidden_size: PositiveInt | None = None
     """h; None for d / 2, so that both directions together are d wide, as in the authors' code."""
-
-    def __post_init__(self) -> None:
-        whole(self.num_virtual_tokens, "num_virtual_tokens")
-        if self.encoder_hidden_size is not None:
-            whole(self.encoder_hidden_size, "encoder_hidden_size")
-        object.__setattr__(self, "encoder", member(Encoder, self.encoder, "encoder"))
 
     @property
     def size(self) -> int:
@@ -79,23 +70,6 @@ class PTuning(Method):
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         return restore_prompt(self, model, shipped, PTuningAttached)
-
-    @classmethod
-    def from_peft(
-        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
-    ) -> tuple[Self, Mapping[str, Tensor]]:
-        if method is None:
-            # peft ships what the encoder made: its depth and dropout are history
-            kind, width = "encoder_reparameterization_type", "encoder_hidden_size"
-            refuse_unknown_prompt(form.config, (kind, width, "encoder_num_layers", "encoder_dropout"))
-            method = cls.from_settings(
-                {
-                    "num_virtual_tokens": form.config.get("num_virtual_tokens"),
-                    "encoder": str(form.config.get(kind, "MLP")).lower(),
-                    "encoder_hidden_size": form.config.get(width),
-                }
-            )
-        return method, {"prompt": read_prompt(form.tensors, (method.size, embedding_shape(model)[1]), cls.name)}
 
 
 class PromptEncoder(nn.Module):
@@ -136,15 +110,14 @@ class PTuningAttached(PromptAttached):
         vectors: Tensor = self.encoder()
         return vectors
 
-    def for_peft(self) -> PeftForm:
-        method = cast(PTuning, self.method)
-        kind, width = method.encoder.value.upper(), method.width(self.base)
-        return self._form("P_TUNING", encoder_reparameterization_type=kind, encoder_hidden_size=width)
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return super().named_parameters() if self.encoder is None else dict(self.encoder.named_parameters())
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {} if self.encoder is None else dict(self.encoder.named_parameters())
+    def shipped(self) -> dict[str, Tensor]:
+        return {"prompt": self.vectors().detach()}
 
     def serve(self) -> None:
         if self.encoder is not None:
-            self.prompt = nn.Parameter(self.vectors().detach(), requires_grad=False)
+            self.prompt = nn.Parameter(self.vectors().detach())
             self.encoder = None
+        super().serve()

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from methods.anatomy import anatomy_of, embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
-from methods.values import finite, whole
+from methods.validators import NonNegativeFloat, PositiveInt
 from methods.virtual import PrependEmbeddings, VirtualTokens
 
 
@@ -30,13 +30,9 @@ class PTuningV2(Method):
     name: ClassVar[str] = "p_tuning_v2"
     identity: ClassVar[bool] = False
 
-    num_virtual_tokens: int = 20
-    init_std: float = 0.02
+    num_virtual_tokens: PositiveInt = 20
+    init_std: NonNegativeFloat = 0.02
     """Standard deviation of the normal distribution that the vectors start from."""
-
-    def __post_init__(self) -> None:
-        whole(self.num_virtual_tokens, "num_virtual_tokens")
-        finite(self.init_std, "init_std", zero=True)
 
     @property
     def size(self) -> int:
@@ -72,14 +68,16 @@ class PTuningV2(Method):
 class DeepPromptAttached(Attached):
     """A hook on the model makes room for k positions, one on each layer puts that layer's vectors there."""
 
+    method: PTuningV2
+
     def __init__(self, method: PTuningV2, model: PreTrainedModel, prompts: nn.Parameter) -> None:
-        self.method = method
-        self.model = model
+        super().__init__(method, model)
         self.prompts = prompts
         self.tokens = VirtualTokens(model, method.num_virtual_tokens, PrependEmbeddings(model, self.room))
+        self.hooks += self.tokens.handles
         for index, path in enumerate(anatomy_of(model).layers):
             hook = partial(self._replace, index)
-            self.tokens.handles.append(model.get_submodule(path).register_forward_pre_hook(hook))
+            self.hooks.append(model.get_submodule(path).register_forward_pre_hook(hook))
 
     def room(self) -> Tensor:
         """Zeros [k, d] in front of layer 0, which never reach a result: layer 0 replaces them as every layer does."""
@@ -92,14 +90,5 @@ class DeepPromptAttached(Attached):
         own = self.prompts[layer].expand(hidden.shape[0], -1, -1)
         return (torch.cat([own, hidden[:, own.shape[1] :]], dim=1), *args[1:])
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {"prompts": self.prompts} if self.prompts.requires_grad else {}
-
-    def shipped(self) -> dict[str, Tensor]:
-        return {"prompts": self.prompts.detach()}
-
-    def serve(self) -> None:
-        self.prompts.requires_grad_(False)
-
-    def _detach(self) -> None:
-        self.tokens.remove()
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return {"prompts": self.prompts}

@@ -23,6 +23,7 @@ from methods.base import Attached, Count, Method, occupied
 from methods.checkpoint import expect
 from methods.errors import MethodError, Unsupported
 from methods.peft_model import ADAPTER, PeftAttached, library, refusals, tensors_of, try_out
+from methods.validators import Options, PositiveInt
 
 SIZES = ("num_virtual_tokens", "target_r", "r", "rank", "n_frequency", "oft_block_size", "block_size")
 """Keys of peft's configurations that say how large a method is; the first that a configuration sets counts."""
@@ -39,9 +40,9 @@ class Peft(Method):
 
     type: str
     """A name of ``peft.PeftType``: LORA, VERA, ..."""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: Options = field(default_factory=dict)
     """Fields of that type's configuration class."""
-    total_steps: int | None = None
+    total_steps: PositiveInt | None = None
     """Optimiser steps of the whole training, for the types that lay out a schedule (``total_step``)."""
     label: str | None = None
     """What tables call it; None for ``type`` in small letters."""

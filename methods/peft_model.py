@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from methods.base import Attached, Method, State
 from methods.compat import OLD_CACHE_NAME, cache_argument
 from methods.errors import MethodError, Unsupported
-from methods.exchange_lora import SOUND_STARTS
+from methods.peft_format.config import INITS_THAT_KEEP_THE_BASE
 
 ADAPTER = "default"
 """The name that peft gives an adapter when nobody gives it another."""
@@ -66,7 +66,7 @@ class PeftAttached(Attached):
 
     def __init__(self, method: Method, kind: str, model: PreTrainedModel, wrapped: Any, own: set[int]) -> None:
         """``kind``: peft's type; ``own``: what `tensors_of` said of the model before it was wrapped."""
-        self.method = method
+        super().__init__(method, model)
         self.kind = kind
         self.holder = model
         self.wrapped = wrapped
@@ -81,7 +81,11 @@ class PeftAttached(Attached):
     def base(self) -> PreTrainedModel:
         return self.holder
 
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter in self.wrapped.named_parameters() if id(parameter) not in self.own}
+
     def trained(self) -> dict[str, nn.Parameter]:
+        """Whatever peft trains, which may be parameters of the base too (biases)."""
         return {name: parameter for name, parameter in self.wrapped.named_parameters() if parameter.requires_grad}
 
     def shipped(self) -> dict[str, Tensor]:
@@ -162,7 +166,7 @@ class PeftAttached(Attached):
 
     def detach(self) -> None:
         start = getattr(self.wrapped.peft_config[ADAPTER], "init_lora_weights", True)
-        if start not in SOUND_STARTS:
+        if start not in INITS_THAT_KEEP_THE_BASE:
             raise MethodError(f"init_lora_weights {start} changed the base weights; load them anew")
         super().detach()
 

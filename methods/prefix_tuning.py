@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,10 @@ from transformers import PreTrainedModel
 
 from methods.anatomy import Anatomy, anatomy_of, model_device
 from methods.base import Attached, Count, Method, freeze
-from methods.checkpoint import PeftForm, expect
+from methods.checkpoint import expect
 from methods.compat import cache_argument, recomputes_activations
 from methods.errors import Unsupported
-from methods.exchange import prompt_form, read_prompt, refuse_unknown_prompt
-from methods.values import finite, whole
+from methods.validators import NonNegativeFloat, PositiveInt
 from methods.virtual import FillCache, VirtualTokens
 
 
@@ -31,19 +30,12 @@ class PrefixTuning(Method):
 
     name: ClassVar[str] = "prefix_tuning"
     identity: ClassVar[bool] = False  # even a zero prefix takes softmax weight
-    peft_type: ClassVar[str | None] = "PREFIX_TUNING"
 
-    num_virtual_tokens: int = 20
+    num_virtual_tokens: PositiveInt = 20
     reparametrise: bool = False
-    encoder_hidden_size: int | None = None
+    encoder_hidden_size: PositiveInt | None = None
     """Width of the reparametrising MLP; None for d_kv."""
-    init_std: float = 0.02
-
-    def __post_init__(self) -> None:
-        whole(self.num_virtual_tokens, "num_virtual_tokens")
-        finite(self.init_std, "init_std", zero=True)
-        if self.encoder_hidden_size is not None:
-            whole(self.encoder_hidden_size, "encoder_hidden_size")
+    init_std: NonNegativeFloat = 0.02
 
     @property
     def size(self) -> int:
@@ -88,23 +80,6 @@ class PrefixTuning(Method):
         attached.serve()
         return attached
 
-    @classmethod
-    def from_peft(
-        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
-    ) -> tuple[Self, Mapping[str, Tensor]]:
-        if method is None:
-            refuse_unknown_prompt(form.config, ("prefix_projection", "encoder_hidden_size", "init_weights"))
-            method = cls.from_settings(
-                {
-                    "num_virtual_tokens": form.config.get("num_virtual_tokens"),
-                    "reparametrise": bool(form.config.get("prefix_projection", False)),
-                    "encoder_hidden_size": form.config.get("encoder_hidden_size"),
-                }
-            )
-        layers, two, k, d = method.shape(model)
-        flat = read_prompt(form.tensors, (k, layers * two * d), cls.name)
-        return method, {"prefix": flat.unflatten(1, (layers, two, d)).permute(1, 2, 0, 3)}
-
 
 class FlatPrefix(nn.Module):
     """The prefix itself, [L, 2, k, d_kv]."""
@@ -140,41 +115,23 @@ class PrefixAttached(Attached):
     method: PrefixTuning
 
     def __init__(self, method: PrefixTuning, model: PreTrainedModel, source: nn.Module) -> None:
-        self.method = method
-        self.model = model
+        super().__init__(method, model)
         self.source = source
         anatomy: Anatomy = anatomy_of(model)
         prefill = FillCache(model, self.keys_and_values, anatomy.kv_heads, cache_argument(model))
-        self.tokens = VirtualTokens(model, method.num_virtual_tokens, prefill)
+        self.hooks += VirtualTokens(model, method.num_virtual_tokens, prefill).handles
 
     def keys_and_values(self) -> Tensor:
         """The prefix [L, 2, k, d_kv]; `serve` changes where it comes from."""
         prefix: Tensor = self.source()
         return prefix
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {name: parameter for name, parameter in self.source.named_parameters() if parameter.requires_grad}
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.source.named_parameters())
 
     def shipped(self) -> dict[str, Tensor]:
         return {"prefix": self.source().detach()}
 
-    def for_peft(self) -> PeftForm:
-        """peft has one row a virtual token: [k, L * 2 * d_kv], layer by layer, keys before values."""
-        anatomy = anatomy_of(self.base)
-        flat = self.shipped()["prefix"].permute(2, 0, 1, 3).flatten(1)
-        return prompt_form(
-            self.base,
-            "PREFIX_TUNING",
-            flat,
-            anatomy.kv_size,
-            anatomy.kv_heads,
-            prefix_projection=self.method.reparametrise,
-            encoder_hidden_size=self.method.encoder_hidden_size or anatomy.kv_size,
-        )
-
     def serve(self) -> None:
         self.source = FlatPrefix(self.source().detach().contiguous())
-        self.source.requires_grad_(False)
-
-    def _detach(self) -> None:
-        self.tokens.remove()
+        super().serve()

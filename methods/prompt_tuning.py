@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Self, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 
 from methods.anatomy import anatomy_of, embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
-from methods.checkpoint import PeftForm, expect
-from methods.exchange import prompt_form, read_prompt, refuse_unknown_prompt
-from methods.values import member, whole
+from methods.checkpoint import expect
+from methods.validators import PositiveInt
 from methods.virtual import PrependEmbeddings, VirtualTokens
 
 
@@ -34,14 +33,9 @@ class PromptTuning(Method):
 
     name: ClassVar[str] = "prompt_tuning"
     identity: ClassVar[bool] = False
-    peft_type: ClassVar[str | None] = "PROMPT_TUNING"
 
-    num_virtual_tokens: int = 20
+    num_virtual_tokens: PositiveInt = 20
     init: Init = Init.vocabulary
-
-    def __post_init__(self) -> None:
-        whole(self.num_virtual_tokens, "num_virtual_tokens")
-        object.__setattr__(self, "init", member(Init, self.init, "init"))
 
     @property
     def size(self) -> int:
@@ -74,18 +68,6 @@ class PromptTuning(Method):
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         return restore_prompt(self, model, shipped, PromptAttached)
 
-    @classmethod
-    def from_peft(
-        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
-    ) -> tuple[Self, Mapping[str, Tensor]]:
-        if method is None:
-            start = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs")
-            refuse_unknown_prompt(form.config, start)
-            init = Init.random if form.config.get("prompt_tuning_init") == "RANDOM" else Init.vocabulary
-            tokens = form.config.get("num_virtual_tokens")
-            method = cls.from_settings({"num_virtual_tokens": tokens, "init": init})
-        return method, {"prompt": read_prompt(form.tensors, (method.size, embedding_shape(model)[1]), cls.name)}
-
 
 def restore_prompt(
     method: Method, model: PreTrainedModel, shipped: Mapping[str, Tensor], kind: type[PromptAttached]
@@ -108,32 +90,13 @@ class PromptAttached(Attached):
     """Vectors in front of the input."""
 
     def __init__(self, method: Method, model: PreTrainedModel, prompt: nn.Parameter) -> None:
-        self.method = method
-        self.model = model
+        super().__init__(method, model)
         self.prompt = prompt
-        self.tokens = VirtualTokens(model, method.virtual_tokens, PrependEmbeddings(model, self.vectors))
+        self.hooks += VirtualTokens(model, method.virtual_tokens, PrependEmbeddings(model, self.vectors)).handles
 
     def vectors(self) -> Tensor:
         """The prompt [k, d]."""
         return self.prompt
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {"prompt": self.prompt} if self.prompt.requires_grad else {}
-
-    def shipped(self) -> dict[str, Tensor]:
-        return {"prompt": self.vectors().detach()}
-
-    def for_peft(self) -> PeftForm:
-        init = cast(PromptTuning, self.method).init
-        words = {Init.vocabulary: "SAMPLE_VOCAB", Init.random: "RANDOM"}
-        return self._form("PROMPT_TUNING", prompt_tuning_init=words[init])
-
-    def _form(self, peft_type: str, **settings: object) -> PeftForm:
-        width, heads = embedding_shape(self.base)[1], anatomy_of(self.base).heads
-        return prompt_form(self.base, peft_type, self.vectors().detach(), width, heads, **settings)
-
-    def serve(self) -> None:
-        self.prompt.requires_grad_(False)
-
-    def _detach(self) -> None:
-        self.tokens.remove()
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return {"prompt": self.prompt}

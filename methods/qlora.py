@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,10 @@ from transformers.pytorch_utils import Conv1D
 
 from methods.anatomy import ALL_LINEAR, Projection, anatomy_of, linear_shape
 from methods.base import Attached, Count, Method
-from methods.checkpoint import PeftForm
 from methods.errors import Unsupported
-from methods.exchange_lora import split
 from methods.lora import Lora, attach_lora
 from methods.low_rank import expect_branches, restore_branches
+from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
 
 def _bitsandbytes() -> Any:
@@ -44,15 +43,12 @@ class Qlora(Method):
     mergeable: ClassVar[bool] = True
     lossy_merge: ClassVar[bool] = True
 
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q", "v")
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    targets: Names = ("q", "v")
     rslora: bool = False
-    dropout: float = 0.0
+    dropout: Fraction = 0.0
     double_quantisation: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", self.lora.targets)
 
     @property
     def lora(self) -> Lora:
@@ -78,14 +74,7 @@ class Qlora(Method):
         projections = self.lora.projections(model)
         expect_branches(self, projections, shipped)  # before the base is changed
         quantise(model, self.double_quantisation)
-        return restore_branches(self, model, projections, shipped, self.lora.terms, fold_into_nf4)
-
-    @classmethod
-    def from_peft(
-        cls, model: PreTrainedModel, form: PeftForm, method: Self | None
-    ) -> tuple[Self, Mapping[str, Tensor]]:
-        assert method is not None  # nothing in peft's checkpoint says what the base was
-        return method, split(form.tensors, method.lora.projections(model), form.ranks, cls.name)
+        return restore_branches(self, model, projections, shipped, self.lora.scale, fold_into_nf4)
 
 
 def quantise(model: PreTrainedModel, double_quantisation: bool) -> None:

@@ -27,7 +27,7 @@ Arguments = dict[str, Any]
 
 
 class VirtualTokens:
-    """Hooks that put k virtual positions in front of every sequence, until `remove` is called."""
+    """Hooks that put k virtual positions in front of every sequence, until their ``handles`` are removed."""
 
     def __init__(self, model: PreTrainedModel, count: int, prefill: Callable[[Arguments], None]) -> None:
         """``prefill`` is given the bound arguments of a prefill and puts the virtual tokens into them."""
@@ -42,11 +42,6 @@ class VirtualTokens:
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             model.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
-
-    def remove(self) -> None:
-        """Takes all hooks out of the model."""
-        for handle in self.handles:
-            handle.remove()
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> tuple[tuple[()], Arguments]:
         call = {**dict(zip(self.parameters, args, strict=False)), **kwargs}

@@ -42,7 +42,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Adapter 'default'. [0-9]+ LoRA tensor.s. have invalid shape"),
 ]
 families = pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "gpt_neox", "opt"])
-SHARED = [name for name, method in CASES.items() if method.name == "qlora" or method.peft_type is not None]
+SHARED = [name for name, method in CASES.items() if method.peft_format() is not None]
 EXACT = {"atol": 2e-6, "rtol": 1e-5}
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -78,6 +78,32 @@ def respell(folder: Path, change: Callable[[dict[str, Tensor]], object], own: bo
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path, metadata=header if own else {"format": "pt"})
+
+
+def test_what_peft_has_is_registered_by_a_module() -> None:
+    """Of the methods here these are kept in peft's format; peft's own checkpoints become all of them but QLoRA."""
+    formats = {name: kind.peft_format() for name, kind in methods.available().items()}
+    found = {name: peft.PEFT_TYPE for name, peft in formats.items() if peft is not None}
+    assert found == {
+        "adalora": "ADALORA",
+        "lora": "LORA",
+        "p_tuning": "P_TUNING",
+        "prefix_tuning": "PREFIX_TUNING",
+        "prompt_tuning": "PROMPT_TUNING",
+        "qlora": None,
+    }
+
+
+def test_a_method_of_another_package_is_not_taken_for_ours(tmp_path: Path) -> None:
+    """One that is called as a method of ours is kept in its own file, with its own tensors."""
+
+    class Lora(methods.lora.Lora):
+        """The same name in another package."""
+
+    attached = Lora(rank=2).attach(build("llama"))
+    folder = attached.save(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["method.safetensors"]
+    assert load_file(folder / "method.safetensors").keys() == attached.trained().keys()
 
 
 # --- ours in peft

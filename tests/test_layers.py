@@ -108,3 +108,21 @@ def test_help_needs_nothing_heavy() -> None:
             "assert 'Usage' in text.getvalue()"
         )
         assert loaded_by(code) == set()
+
+
+@pytest.mark.parametrize("module", ["methods", "methods.errors", "methods.validators"])
+def test_settings_and_errors_of_methods_need_no_torch(module: str) -> None:
+    """Reading what a setting may be, and catching what a method raises, loads neither torch nor transformers."""
+    assert loaded_by(f"import {module}") == set()
+
+
+def test_the_classes_of_methods_are_loaded_on_demand() -> None:
+    """``from methods import Method`` works as if the class stood there, and an unknown name is an error as ever."""
+    code = (
+        "import methods\n"
+        "assert not {'torch', 'methods.base'} & sys.modules.keys()\n"
+        "from methods import Attached, Count, Method\n"
+        "assert Method is sys.modules['methods.base'].Method\n"
+        "assert not hasattr(methods, 'Nonsense')"
+    )
+    assert {"torch", "transformers"} <= loaded_by(code)

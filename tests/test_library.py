@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import methods
-from methods import Method, MethodError
+from bench.records.record import Status
+from methods import Method, MethodError, Unsupported
 from methods.adalora import Adalora
 from methods.adapter import Adapter
 from methods.compat import cache_argument, cache_of, recompute_activations
@@ -235,8 +237,6 @@ def test_a_checkpoint_of_another_base_is_refused_and_leaves_the_model(name: str,
 
 
 def respell(folder: Path, change: Callable[[dict[str, str], dict[str, Any]], object]) -> None:
-    from safetensors import safe_open
-
     path = folder / "adapter_model.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
@@ -283,6 +283,23 @@ def test_a_spoilt_checkpoint_is_refused_and_leaves_the_model(name: str, how: str
     Lora(rank=2).attach(model)
 
 
+def test_a_checkpoint_with_other_tensors_leaves_the_model(tmp_path: Path) -> None:
+    """Where a tensor is missing, the base keeps its modules and what of it requires gradients, and holds nothing."""
+    path = saved("adapter", tmp_path) / "method.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    save_file(dict(list(load_file(path).items())[1:]), path, metadata=metadata)
+    model = build("llama")
+    model.model.norm.requires_grad_(False)
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    modules = [type(module) for module in model.modules()]
+    with pytest.raises(MethodError, match="lacks"):
+        methods.load(model, path.parent)
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+    assert [type(module) for module in model.modules()] == modules
+    Adapter().attach(model)
+
+
 REFUSED: dict[str, Callable[[], Method]] = {
     "lora rank 0": lambda: Lora(rank=0),
     "lora rank 4.5": lambda: Lora(rank=4.5),  # type: ignore[arg-type]
@@ -311,6 +328,11 @@ def test_settings_that_make_no_sense_are_refused(case: str) -> None:
     with pytest.raises(MethodError) as caught:
         REFUSED[case]()
     assert "\n" not in str(caught.value)
+
+
+def test_a_method_that_can_not_run_says_what_becomes_of_the_run() -> None:
+    """The status that `Unsupported` carries is one that a record may have."""
+    assert Status(Unsupported("the platform lacks a library").status) is Status.SKIPPED
 
 
 def test_one_target_need_not_be_in_a_list() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,8 +11,7 @@ from transformers import PreTrainedModel
 
 from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method, freeze
-from methods.checkpoint import expect
-from methods.values import whole
+from methods.validators import NonNegativeInt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +21,7 @@ class OutputScale(Method):
     name: ClassVar[str] = "output_scale"
     identity: ClassVar[bool] = True  # the vectors start at one
 
-    skip_layers: int = 0
-
-    def __post_init__(self) -> None:
-        whole(self.skip_layers, "skip_layers", 0)
-
-    @property
-    def size(self) -> None:
-        return None
+    skip_layers: NonNegativeInt = 0
 
     def places(self, model: PreTrainedModel) -> list[str]:
         """Paths of the output projections of the feed-forwards."""
@@ -42,18 +33,7 @@ class OutputScale(Method):
 
     def _attach(self, model: PreTrainedModel) -> Attached:
         freeze(model)
-        one = torch.ones(anatomy_of(model).hidden_size, device=model.device, dtype=model.dtype)
-        return OutputScaleAttached(
-            self, model, {path: Scaled(model.get_submodule(path), one) for path in self.places(model)}
-        )
-
-    def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        expect(shipped, {path: (anatomy_of(model).hidden_size,) for path in self.places(model)}, self.name)
-        attached = self._attach(model)
-        for name, parameter in attached.trained().items():
-            parameter.data.copy_(shipped[name])
-        attached.serve()
-        return attached
+        return OutputScaleAttached(self, model)
 
 
 class Scaled(nn.Module):
@@ -72,23 +52,12 @@ class Scaled(nn.Module):
 class OutputScaleAttached(Attached):
     """Scaled projections inside a model."""
 
-    def __init__(self, method: OutputScale, model: PreTrainedModel, places: dict[str, Scaled]) -> None:
-        self.method = method
-        self.model = model
-        self.places = places
-        for path, scaled in places.items():
-            model.set_submodule(path, scaled)
+    def __init__(self, method: OutputScale, model: PreTrainedModel) -> None:
+        super().__init__(method, model)
+        one = torch.ones(anatomy_of(model).hidden_size, device=model.device, dtype=model.dtype)
+        self.scaled = {path: Scaled(model.get_submodule(path), one) for path in method.places(model)}
+        for path, scaled in self.scaled.items():
+            self.replace_module(path, scaled)
 
-    def trained(self) -> dict[str, nn.Parameter]:
-        return {path: scaled.scale for path, scaled in self.places.items() if scaled.scale.requires_grad}
-
-    def shipped(self) -> dict[str, Tensor]:
-        return {path: scaled.scale.detach() for path, scaled in self.places.items()}
-
-    def serve(self) -> None:
-        for scaled in self.places.values():
-            scaled.scale.requires_grad_(False)
-
-    def _detach(self) -> None:
-        for path, scaled in self.places.items():
-            self.model.set_submodule(path, scaled.base)
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return {path: scaled.scale for path, scaled in self.scaled.items()}
