@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from bench import __version__
 from bench.errors import UsageError
 
 USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
@@ -18,6 +19,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Benchmarks and compares parameter-efficient fine-tuning methods.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Benchmarks and compares parameter-efficient fine-tuning methods."""
+
+
 baseline = typer.Typer(no_args_is_help=True, help="Keep what later runs are checked against.")
 app.add_typer(baseline, name="baseline")
 Baselines = Annotated[Path, typer.Option("--baselines", help="Folder of the baselines.")]
@@ -38,17 +56,19 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list the cell
 @app.command()
 def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False) -> None:
     """Measure one cell."""
+    known = _known(overrides)
     from bench.commands.run import run_command
 
-    raise typer.Exit(run_command(overrides or [], fresh, dry_run))
+    raise typer.Exit(run_command(known, fresh, dry_run))
 
 
 @app.command()
 def multirun(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False, within: Within = None) -> None:
     """Measure a grid of cells: study=default, or commas in overrides (method=lora,adapter method.rank=4,16)."""
+    known = _known(overrides)
     from bench.commands.run import multirun_command
 
-    raise typer.Exit(multirun_command(overrides or [], fresh, dry_run, within))
+    raise typer.Exit(multirun_command(known, fresh, dry_run, within))
 
 
 @app.command()
@@ -66,11 +86,12 @@ def estimate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:
     """Estimate what multirun would measure, without weights or device: memory, FLOPs, structure, what fits a card."""
+    known = _known(overrides)
     from bench.commands.estimate import against_command, estimate_command
 
     if against:
-        raise typer.Exit(against_command(against, overrides or [], format, output))
-    raise typer.Exit(estimate_command(overrides or [], cards, largest, format, output))
+        raise typer.Exit(against_command(against, known, format, output))
+    raise typer.Exit(estimate_command(known, cards, largest, format, output))
 
 
 @app.command()
@@ -153,9 +174,10 @@ def selftest(
     folder: Annotated[Path, typer.Option("--folder", help="Where the trials are kept.")] = Path("results/selftest"),
 ) -> None:
     """Measure the gate's own error rates: known slowdowns injected into a real model. Takes a while."""
+    known = _known(overrides)
     from bench.commands.selftest import selftest_command
 
-    raise typer.Exit(selftest_command(overrides or [], runs, noisy, folder))
+    raise typer.Exit(selftest_command(known, runs, noisy, folder))
 
 
 def main() -> None:
@@ -176,6 +198,14 @@ def main() -> None:
     if status == INTERRUPTED:  # typer may have caught it already
         _end("interrupted; what was recorded is kept, the same command goes on", status)
     raise SystemExit(status)
+
+
+def _known(overrides: list[str] | None) -> list[str]:
+    """The overrides, refused before anything else is imported if one has an unknown key."""
+    from bench.config.keys import check_overrides
+
+    check_overrides(overrides or [])
+    return overrides or []
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:

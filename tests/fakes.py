@@ -26,6 +26,8 @@ SIZES = {
     "qlora": 8,
 }
 """Every method of the default study, with its default size."""
+SETTINGS = {"adapter": "bottleneck", "lora": "rank", "adalora": "rank", "qlora": "rank"}
+"""The setting that gives a method's size; of all others ``num_virtual_tokens``."""
 STARTED = "2026-01-01T00:00:00+00:00"
 
 
@@ -42,7 +44,11 @@ def make_cell(
 ) -> Cell:
     """A cell shaped as those that ``bench.workload.resolve.resolve`` makes."""
     config: dict[str, Any] = {
-        "method": {"_target_": f"methods.{method}.Fake", "learning_rate": learning_rate, "size": size},
+        "method": {
+            "_target_": f"methods.{method}.Fake",
+            "learning_rate": learning_rate,
+            SETTINGS.get(method, "num_virtual_tokens"): size,
+        },
         "model": {"name": model, "source": "config", "dtype": dtype, "attention": "sdpa"},
         "data": {"name": "stdlib"},
         "workload": {
@@ -89,7 +95,7 @@ def make_record(
     missing = [Missing(name, UNMERGED, f"there is no {name} here") for name in sorted(lacking)]
     states = [UNMERGED, MERGED] if cell.method in MERGEABLE else [UNMERGED]
     if MERGED not in states:
-        missing.append(Missing("*", MERGED, f"{cell.method} can't be merged into the base weights"))
+        missing.append(Missing(None, MERGED, f"{cell.method} can't be merged into the base weights"))
     measurements = [*_readings(rng, cell, CONTROL)] + [r for state in states for r in _readings(rng, cell, state)]
     return Record(
         status=Status.OK,
@@ -97,7 +103,7 @@ def make_record(
         measurements=tuple(r for r in measurements if r.metric not in lacking or r.state == CONTROL),
         missing=tuple(missing),
         pairs=tuple(_pairs(rng, cell, states, processes)),
-        facts={"model": {"layers": 4, "hidden_size": 256}, "training": {"tokens": 6144, "losses": [8.3, 8.1]}},
+        metadata={"model": {"layers": 4, "hidden_size": 256}, "training": {"tokens": 6144, "losses": [8.3, 8.1]}},
         **plain,
     )
 
@@ -148,7 +154,7 @@ def _pairs(rng: random.Random, cell: Cell, states: list[str], processes: int) ->
 
 
 @dataclass
-class FakeMeasure:
+class FakeEngine:
     """Stands in for `bench.runner.local.LocalEngine`."""
 
     endings: dict[str, Status] = field(default_factory=dict)
@@ -160,7 +166,7 @@ class FakeMeasure:
     measured: list[str] = field(default_factory=list)
     """Methods, in the order in which they were measured."""
 
-    def __call__(self, cell: Cell, study: str, listen: Callable[[str], object]) -> Record:
+    def measure(self, cell: Cell, study: str, listen: Callable[[str], object]) -> Record:
         self.before(cell)
         self.measured.append(cell.method)
         listen("measuring")
@@ -168,10 +174,10 @@ class FakeMeasure:
         if cell.method not in self.not_numbers:
             return record
         nan = Measurement("loss", float("nan"), UNMERGED)
-        return Record(**{**vars(record), "measurements": (*record.measurements, nan)})
+        return dataclasses.replace(record, measurements=(*record.measurements, nan))
 
 
-def resolved(*methods: str) -> list[CheckedCell]:
+def checked_cells(*methods: str) -> list[CheckedCell]:
     """A cell of each method, checked and found good."""
     return [CheckedCell(make_cell(method, SIZES[method]), skip=None) for method in methods]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 from collections.abc import Iterable
@@ -12,17 +11,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from bench.claims.claim import Claim
 from bench.claims.load import load_claims, read_claim
-from bench.claims.report import print_claims, render_claims
+from bench.claims.report import claims_report
 from bench.claims.result import Verdict
-from bench.claims.verdict import Judgement, judge, judge_all, settle, surprising
+from bench.claims.verdict import Judgment, command, judge, judge_all, unexpected
 from bench.errors import UsageError
 from bench.records.cell import Cell
 from bench.records.record import CONTROL, MERGED, UNMERGED, Measurement, Pairs, Record, Status
+from bench.report.render import render
 from tests.fakes import known, make_cell, make_record, pairs_at
+from tests.reports import printed
 
 SPREAD = (-0.01, -0.006, -0.002, 0.002, 0.006, 0.01)
 STRUCTURE = [
@@ -31,13 +31,13 @@ STRUCTURE = [
     for state in (CONTROL, UNMERGED)
 ]
 GOLDEN = Path(__file__).parent / "data" / "claims.md"
-LATER = {"full-forgets", "prompt-unstable", "adapter-effective", "lora-best"}
+BLOCKED = {"full-forgets", "prompt-unstable", "adapter-effective", "lora-best"}
 HEADLINE = {"adapter-serial", "prefix-grows-kv", "lora-merged-zero"}
 
 
 def claim(tmp_path: Path, evidence: str, about: str = "{method: lora}", more: str = "") -> Claim:
     path = tmp_path / "claim.yaml"
-    head = f"statement: It is so.\nsource: a paper\nabout: {about}\nsettle: study=default\n{more}"
+    head = f"statement: It is so.\nsource: a paper\nabout: {about}\nreproduce: study=default\n{more}"
     path.write_text(f"{head}evidence:\n  - {evidence}\n")
     return read_claim(path)
 
@@ -47,7 +47,7 @@ def timed(center: float, *, width: float = 1.0, cell: Cell | None = None, arm: s
     return known(cell or make_cell(), STRUCTURE, pairs_at(logs, arm=arm))
 
 
-def verdict(found: list[Judgement]) -> Verdict:
+def verdict(found: list[Judgment]) -> Verdict:
     (one,) = found
     return one.verdict
 
@@ -76,7 +76,7 @@ def verdict(found: list[Judgement]) -> Verdict:
 )
 def test_ratios(tmp_path: Path, relation: str, center: float, width: float, expected: Verdict) -> None:
     """Each relation to the control, where the truth is plain and where the interval is too wide to tell."""
-    one = claim(tmp_path, f"{{quantity: decode_ratio, relation: {relation}, than: control}}")
+    one = claim(tmp_path, f"{{quantity: decode_ratio, relation: {relation}, compared_to: control}}")
     assert verdict(judge(one, [timed(center, width=width)])) is expected
 
 
@@ -93,7 +93,7 @@ def test_ratios(tmp_path: Path, relation: str, center: float, width: float, expe
 )
 def test_exact_figures(tmp_path: Path, relation: str, value: int, expected: Verdict) -> None:
     """Counts are compared as they are; no noise excuses a difference of one."""
-    one = claim(tmp_path, f"{{quantity: decode_matmuls, relation: {relation}, than: control}}")
+    one = claim(tmp_path, f"{{quantity: decode_matmuls, relation: {relation}, compared_to: control}}")
     measurements = [
         Measurement("decode_matmuls", value, UNMERGED, 1, 128),
         Measurement("decode_matmuls", 33, CONTROL, 1, 128),
@@ -108,7 +108,9 @@ def test_formulas(tmp_path: Path) -> None:
         Measurement("trained_parameters", 2 * 4 * 16 * 256 + 7, UNMERGED),
         Measurement("rank_total", 7, UNMERGED),
     ]
-    formula = "{quantity: trained_parameters, relation: equal, than: [[2, layers, size, hidden_size], [rank_total]]}"
+    formula = (
+        "{quantity: trained_parameters, relation: equal, compared_to: [[2, layers, size, hidden_size], [rank_total]]}"
+    )
     one = claim(tmp_path, formula, "{method: adapter}")
     assert verdict(judge(one, [known(cell, measurements)])) is Verdict.SUPPORTED
     assert verdict(judge(one, [known(cell, measurements[:1])])) is Verdict.UNCLEAR
@@ -118,7 +120,11 @@ def test_formulas(tmp_path: Path) -> None:
 
 def test_one_piece_that_fails_refutes_the_claim(tmp_path: Path) -> None:
     """Timing that says the same and a structure that does not: the claim needs both."""
-    two = "{quantity: decode_ratio, relation: same}\n  - {quantity: decode_matmuls, relation: equal, than: control}"
+    same, equal = (
+        "{quantity: decode_ratio, relation: same}",
+        "{quantity: decode_matmuls, relation: equal, compared_to: control}",
+    )
+    two = f"{same}\n  - {equal}"
     one = claim(tmp_path, two)
     record = timed(0.0)
     other = [Measurement("decode_matmuls", 49, UNMERGED, 1, 128), *STRUCTURE]
@@ -149,7 +155,7 @@ def test_a_closer_look_settles_what_a_first_one_left_open(tmp_path: Path) -> Non
 
 def test_only_points_that_both_cells_have_are_compared(tmp_path: Path) -> None:
     """A record at two prompt lengths beside one at one of them: the shared one decides; none shared is told."""
-    one = claim(tmp_path, "{quantity: decode_ratio, relation: less, than: {method: adapter}}")
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: less, compared_to: {method: adapter}}")
     long = make_cell(prompt_lengths=(64, 128))
     mine = known(long, [], [*pairs_at(SPREAD), *pairs_at(SPREAD, point=(1, 64))])
     assert verdict(judge(one, [mine, timed(0.2, cell=make_cell("adapter", 16))])) is Verdict.SUPPORTED
@@ -159,7 +165,7 @@ def test_only_points_that_both_cells_have_are_compared(tmp_path: Path) -> None:
 
 def test_merged_may_be_held_against_unmerged(tmp_path: Path) -> None:
     """Two states of one cell are two things to compare."""
-    evidence = "{quantity: decode_ratio, relation: less, than: {method: lora}}"
+    evidence = "{quantity: decode_ratio, relation: less, compared_to: {method: lora}}"
     one = claim(tmp_path, evidence, "{method: lora, state: merged}")
     pairs = [*pairs_at(SPREAD, arm=MERGED), *pairs_at([0.1 + value for value in SPREAD])]
     assert verdict(judge(one, [known(make_cell(), [], pairs)])) is Verdict.SUPPORTED
@@ -181,7 +187,7 @@ def test_many_looks_need_more_certainty(tmp_path: Path) -> None:
     assert verdict(alone) is Verdict.SUPPORTED
     others = [timed(0.02, width=2.6, cell=make_cell(size=size)) for size in range(20, 30)]
     (crowd,) = judge(one, [weak, *others])
-    assert {finding.verdict for finding in crowd.results} == {Verdict.UNCLEAR}
+    assert {result.verdict for result in crowd.results} == {Verdict.UNCLEAR}
 
 
 def test_cells_may_be_judged_across_a_key(tmp_path: Path) -> None:
@@ -194,14 +200,14 @@ def test_cells_may_be_judged_across_a_key(tmp_path: Path) -> None:
     evidence = "{quantity: decode_ratio, relation: greater}"
     apart = claim(tmp_path, evidence, "{method: adapter}")
     assert [found.verdict for found in judge(apart, records)] == [Verdict.SUPPORTED] * 2
-    both = claim(tmp_path, evidence, "{method: adapter}", "across: [model.settings.num_hidden_layers]\n")
+    both = claim(tmp_path, evidence, "{method: adapter}", "pool_over: [model.settings.num_hidden_layers]\n")
     (found,) = judge(both, records)
     assert len(found.records) == 2
 
 
 def test_a_size_without_a_partner_does_not_spoil_the_others(tmp_path: Path) -> None:
     """Of three prefixes one has deep prompts of its size beside it: that comparison decides."""
-    evidence = "{quantity: train_peak_bytes, relation: less, than: {method: p_tuning_v2}, equal_size: true}"
+    evidence = "{quantity: train_peak_bytes, relation: less, compared_to: {method: p_tuning_v2}, equal_size: true}"
     one = claim(tmp_path, evidence, "{method: prefix_tuning}")
     mine = [known(make_cell("prefix_tuning", k), [Measurement("train_peak_bytes", k, UNMERGED)]) for k in (16, 20, 64)]
     partner = known(make_cell("p_tuning_v2", 20), [Measurement("train_peak_bytes", 21, UNMERGED)])
@@ -233,10 +239,10 @@ def test_growth(tmp_path: Path, slope: float, noise: float, expected: Verdict) -
     evidence = "{quantity: decode_extra_seconds, relation: grows, over: size}"
     (found,) = judge(claim(tmp_path, evidence, "{method: prefix_tuning}"), growth(slope, noise))
     assert found.verdict is expected
-    (finding,) = found.results
-    assert finding.effect is not None
-    assert finding.effect.value == pytest.approx(slope * 1e-3, abs=1e-9)
-    assert finding.effect.unit == "s per unit of size"
+    (result,) = found.results
+    assert result.effect is not None
+    assert result.effect.value == pytest.approx(slope * 1e-3, abs=1e-9)
+    assert result.effect.unit == "s per unit of size"
 
 
 def test_growth_over_batch_and_over_a_key(tmp_path: Path) -> None:
@@ -296,7 +302,7 @@ def incompatibilities(cell: Cell, path: str, value: object) -> Cell:
 )
 def test_unfair_comparisons_are_refused_by_name(tmp_path: Path, path: str, value: object) -> None:
     """Cells that differ in more than the method are not compared, and what differs is named with both values."""
-    evidence = "{quantity: train_peak_bytes, relation: less, than: {method: adapter}}"
+    evidence = "{quantity: train_peak_bytes, relation: less, compared_to: {method: adapter}}"
     one = claim(tmp_path, evidence)
     mine = known(make_cell(), [Measurement("train_peak_bytes", 1, UNMERGED)])
     cell = make_cell("adapter", 16)
@@ -312,7 +318,7 @@ def test_unfair_comparisons_are_refused_by_name(tmp_path: Path, path: str, value
 
 def test_another_torch_is_refused_by_name(tmp_path: Path) -> None:
     """A ratio measured with another torch is another experiment."""
-    one = claim(tmp_path, "{quantity: decode_ratio, relation: less, than: {method: adapter}}")
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: less, compared_to: {method: adapter}}")
     other = dataclasses.replace(timed(0.2, cell=make_cell("adapter", 16)), versions={"torch": "2.12.0"})
     (found,) = judge(one, [timed(0.0), other])
     assert found.verdict is Verdict.UNCLEAR
@@ -347,31 +353,31 @@ def test_no_cells_and_failed_cells_say_so(tmp_path: Path) -> None:
     for records in ([], [timed(0.1, cell=make_cell("adapter", 16))], [make_record(make_cell(), status=Status.OOM)]):
         (found,) = judge(one, records)
         assert found.verdict is Verdict.NO_CELLS
-        assert settle(found) == "python -m bench multirun study=default"
+        assert command(found) == "python -m bench multirun study=default"
 
 
 def test_what_would_settle_an_unclear_claim(tmp_path: Path) -> None:
     """More precision where an interval was too wide; the cells where they were missing; nothing where it is decided."""
     one = claim(tmp_path, "{quantity: decode_ratio, relation: same}")
     (wide,) = judge(one, [timed(0.0, width=9.0)])
-    assert settle(wide) == "python -m bench multirun study=default precision=strict"
+    assert command(wide) == "python -m bench multirun study=default precision=strict"
     (decided,) = judge(one, [timed(0.0)])
-    assert settle(decided) is None
+    assert command(decided) is None
     (single,) = judge(one, [dataclasses.replace(timed(0.0), pairs=tuple(pairs_at([0.0])))])
     assert single.verdict is Verdict.UNCLEAR
     assert "spread" in str(single.results[0].reason)
 
 
 def test_only_the_contrary_of_what_is_expected_surprises(tmp_path: Path) -> None:
-    """A refuted claim is a finding; a refuted expectation ends with status 1."""
+    """A refuted claim is a result; a refuted expectation ends with status 1."""
     plain, bold = (
         claim(tmp_path, "{quantity: decode_ratio, relation: greater}", more=more)
         for more in ("", "expected: supported\n")
     )
-    assert not surprising(judge(plain, [timed(-0.1)])[0])
-    assert surprising(judge(bold, [timed(-0.1)])[0])
-    assert not surprising(judge(bold, [timed(0.1)])[0])
-    assert not surprising(judge(bold, [timed(0.0, width=9.0)])[0])
+    assert not unexpected(judge(plain, [timed(-0.1)])[0])
+    assert unexpected(judge(bold, [timed(-0.1)])[0])
+    assert not unexpected(judge(bold, [timed(0.1)])[0])
+    assert not unexpected(judge(bold, [timed(0.0, width=9.0)])[0])
 
 
 @given(order=st.permutations(range(3)), copies=st.integers(1, 3))
@@ -387,7 +393,7 @@ def test_every_claim_of_the_article_is_there() -> None:
     """Nineteen, of which four about quality are for later; the headline three expect support."""
     claims = {one.id: one for one in load_claims()}
     assert len(claims) == 19
-    assert {name for name, one in claims.items() if one.later} == LATER
+    assert {name for name, one in claims.items() if one.blocked_by} == BLOCKED
     assert all(claims[name].expected == "supported" for name in HEADLINE)
     assert claims["lora-parallel-free"].expected == "refuted"
 
@@ -397,7 +403,7 @@ GOOD = {
     "source": "s",
     "about": {"method": "lora"},
     "evidence": [{"quantity": "decode_ratio", "relation": "same"}],
-    "settle": ["study=default"],
+    "reproduce": ["study=default"],
 }
 
 
@@ -409,17 +415,20 @@ def evidence(**changes: object) -> dict[str, object]:
     ("content", "key"),
     [
         (evidence(quantity="decode_speed"), "evidence.0.quantity"),
-        (evidence(quantity="train_tokens_per_second", relation="greater", than="control"), "evidence.0.quantity"),
+        (
+            evidence(quantity="train_tokens_per_second", relation="greater", compared_to="control"),
+            "evidence.0.quantity",
+        ),
         (evidence(relation="faster"), "evidence.0.relation"),
         (evidence(relation="equal"), "evidence.0.relation"),
-        (evidence(quantity="decode_matmuls", relation="same", than="control"), "evidence.0.relation"),
-        (evidence(quantity="decode_matmuls", relation="equal"), "evidence.0.than"),
-        (evidence(quantity="decode_matmuls", relation="equal", than="base"), "evidence.0.than"),
-        (evidence(quantity="decode_matmuls", relation="equal", than=float("nan")), "evidence.0.than"),
-        (evidence(quantity="token_accuracy", relation="greater", than=0.1), "evidence.0.quantity"),
-        (evidence(quantity="train_cuda_allocated_bytes", relation="less", than=1), "evidence.0.quantity"),
-        (evidence(quantity="decode_matmuls", relation="equal", than=[["depth", 2]]), "evidence.0.than"),
-        (evidence(than={"method": "lorax"}), "evidence.0.than.method"),
+        (evidence(quantity="decode_matmuls", relation="same", compared_to="control"), "evidence.0.relation"),
+        (evidence(quantity="decode_matmuls", relation="equal"), "evidence.0.compared_to"),
+        (evidence(quantity="decode_matmuls", relation="equal", compared_to="base"), "evidence.0.compared_to"),
+        (evidence(quantity="decode_matmuls", relation="equal", compared_to=float("nan")), "evidence.0.compared_to"),
+        (evidence(quantity="token_accuracy", relation="greater", compared_to=0.1), "evidence.0.quantity"),
+        (evidence(quantity="train_cuda_allocated_bytes", relation="less", compared_to=1), "evidence.0.quantity"),
+        (evidence(quantity="decode_matmuls", relation="equal", compared_to=[["depth", 2]]), "evidence.0.compared_to"),
+        (evidence(compared_to={"method": "lorax"}), "evidence.0.compared_to.method"),
         (evidence(margin=0.005), "evidence.0.margin"),
         (evidence(margin="wide"), "evidence.0.margin"),
         (evidence(times=0), "evidence.0.times"),
@@ -431,10 +440,10 @@ def evidence(**changes: object) -> dict[str, object]:
         ({**GOOD, "about": {"method": "lora", "where": {"method.rnk": 2}}}, "about.where.method.rnk"),
         ({**GOOD, "about": {"method": "lora", "where": {"modle.dtype": 2}}}, "about.where.modle.dtype"),
         ({**GOOD, "about": {"method": "lora", "state": "aa"}}, "about.state"),
-        ({**GOOD, "across": ["model.depth"]}, "across.model.depth"),
+        ({**GOOD, "pool_over": ["model.depth"]}, "pool_over.model.depth"),
         ({**GOOD, "evidence": []}, "evidence"),
         ({key: value for key, value in GOOD.items() if key != "statement"}, "statement"),
-        ({key: value for key, value in GOOD.items() if key != "settle"}, "settle"),
+        ({key: value for key, value in GOOD.items() if key != "reproduce"}, "reproduce"),
         ({**GOOD, "expected": "maybe"}, "expected"),
         ([1, 2], "the top level"),
     ],
@@ -519,13 +528,16 @@ def golden_records() -> list[Record]:
 
 def test_the_report_is_as_it_was() -> None:
     """The Markdown of a few verdicts, word for word: a change of it is seen, and meant."""
-    assert render_claims(judge_all(load_claims(), golden_records()), "md").decode() == GOLDEN.read_text()
+    assert (
+        render(claims_report(judge_all(load_claims(), golden_records()), details=True), "md").decode()
+        == GOLDEN.read_text()
+    )
 
 
 def test_the_json_report_holds_what_the_other_shows() -> None:
     """Each claim with verdict, effect, interval, metric, records and what to run; parsed, it is plain data."""
-    judgements = judge_all(load_claims(), golden_records())
-    report = json.loads(render_claims(judgements, "json"))
+    judgments = judge_all(load_claims(), golden_records())
+    report = json.loads(render(claims_report(judgments, details=False), "json"))
     by_id = {one["claim"]: one for one in report["claims"]}
     assert len(by_id) == 19
     merged = by_id["lora-merged-zero"]
@@ -533,17 +545,14 @@ def test_the_json_report_holds_what_the_other_shows() -> None:
     assert merged["records"] == [make_cell().id]
     effect = merged["results"][0]["effect"]
     assert effect["low"] < effect["value"] < effect["high"]
-    assert by_id["qlora-thrifty"]["settle"] == "python -m bench multirun study=claims"
-    assert by_id["lora-best"]["verdict"] == "later"
+    assert by_id["qlora-thrifty"]["reproduce"] == "python -m bench multirun study=claims"
+    assert by_id["lora-best"]["verdict"] == "blocked"
 
 
 def test_what_people_see() -> None:
     """On a terminal of 80 columns no line of a table is cut, and every claim has its verdict."""
-    console = Console(file=io.StringIO(), width=80)
-    print_claims(judge_all(load_claims(), golden_records()), console)
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
-    for word in ("adapter-serial", "supported", "refuted", "no cells", "later", "× 1.00", "…"):
+    text = printed(claims_report(judge_all(load_claims(), golden_records()), details=False))
+    for word in ("adapter-serial", "supported", "refuted", "no cells", "blocked", "× 1.00", "…"):
         assert (word in text) == (word != "…")
 
 
@@ -551,7 +560,7 @@ def test_a_claim_speaks_of_our_own_methods_unless_it_says_otherwise(tmp_path: Pa
     """A cell of the same method in other code is not among those meant, and is where it is named."""
     theirs = dataclasses.replace(make_cell(), implementation="peft")
     records = [timed(0.05), timed(-0.05, cell=theirs)]
-    evidence = "{quantity: decode_ratio, relation: greater, than: control}"
+    evidence = "{quantity: decode_ratio, relation: greater, compared_to: control}"
     assert verdict(judge_all([claim(tmp_path, evidence)], records)) is Verdict.SUPPORTED
     about = "{method: lora, implementation: peft}"
     assert verdict(judge_all([claim(tmp_path, evidence, about)], records)) is Verdict.REFUTED

@@ -12,11 +12,10 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from bench.config.sources import BUILTIN, Attention, Dtype, ModelConfig, ModelSource, is_local
+from bench.config.sources import BUILTIN, Attention, Dtype, ModelConfig, ModelSource, SourceError, is_local
 from bench.workload.models import (
     TOKENIZER_FILE,
     VOCABULARY_SIZE,
-    ModelError,
     build_tokenizer,
     load_model,
     load_tokenizer,
@@ -142,7 +141,7 @@ def test_a_checkpoint_with_a_hole_is_refused(checkpoint: Path) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks 1 weights, the first being model\.norm\.weight"):
+    with pytest.raises(SourceError, match=r"lacks 1 weights, the first being model\.norm\.weight"):
         load_model(saved(checkpoint), "cpu", seed=0)
 
 
@@ -176,7 +175,7 @@ def flash_without_package(folder: Path) -> ModelConfig:
 @pytest.mark.usefixtures("offline")
 def test_what_is_no_model_is_said_in_one_line(config: Any, message: str, tmp_path: Path) -> None:
     """Each way to get a model wrong gives one line that names the model and the cause, before anything is built."""
-    with pytest.raises(ModelError, match=message) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         meta_model(config(tmp_path))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("model '")
@@ -187,7 +186,7 @@ def test_a_kernel_that_is_not_installed_is_an_error() -> None:
     """A sweep learns before it starts that it lacks an attention kernel."""
     if torch.cuda.is_available():
         pytest.skip("the kernel may be here")
-    with pytest.raises(ModelError, match=r"choose another model\.attention"):
+    with pytest.raises(SourceError, match=r"choose another model\.attention"):
         meta_model(flash_without_package(Path()))
 
 
@@ -199,7 +198,7 @@ def test_code_of_a_checkpoint_is_never_run(checkpoint: Path) -> None:
     )
     config.write_text(text)
     (checkpoint / "evil.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(ModelError, match="never run here"):
+    with pytest.raises(SourceError, match="never run here"):
         load_model(saved(checkpoint), "cpu", seed=0)
 
 
@@ -245,14 +244,14 @@ def test_the_committed_tokenizer_was_built_by_this_code() -> None:
 @pytest.mark.parametrize("tokenizer", ["./absent", "no/such-tokenizer"])
 def test_a_tokenizer_that_cannot_be_had_is_said_in_one_line(tokenizer: str) -> None:
     """As for models."""
-    with pytest.raises(ModelError, match=r"does not exist|not in the cache") as caught:
+    with pytest.raises(SourceError, match=r"does not exist|not in the cache") as caught:
         load_tokenizer(ModelConfig("small", architecture="llama", settings=SMALL, tokenizer=tokenizer))
     assert "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
     """Ids past the embedding would crash a GPU in the middle of a sweep."""
-    with pytest.raises(ModelError, match="has 4096 tokens and the model has room for 100"):
+    with pytest.raises(SourceError, match="has 4096 tokens and the model has room for 100"):
         load_tokenizer(llama(vocab_size=100))
 
 

@@ -33,7 +33,7 @@ def test_a_package_adds_its_method_to_a_sweep(tmp_path: Path) -> None:
     assert records.keys() == {("output_scale", 0), ("output_scale", 2), ("full", None)}
     record = records["output_scale", 2]
     assert (record.cell.implementation, record.versions["output_scale"]) == ("output_scale", "1.0")
-    found = {(reading.metric, reading.state): reading.value for reading in record.measurements}
+    found = {(measurement.metric, measurement.state): measurement.value for measurement in record.measurements}
     assert found["trained_parameters", "unmerged"] == found["shipped_parameters", "unmerged"] == 2 * 256
     assert found["attach_error", "unmerged"] == found["reload_error", "unmerged"] == 0.0
     assert {pairs.phase for pairs in record.pairs} == {"prefill", "decode"}

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 
 import pytest
-import yaml
-from rich.console import Console
 
 from bench.config.groups import options
 from bench.errors import UsageError
 from bench.records.cell import Cell
 from bench.records.record import MERGED, UNMERGED, Measurement, Record, Status
-from bench.report.published import published, published_grids
-from bench.report.render import print_table, render
+from bench.report.published import published, published_tables
+from bench.report.records import records_report
 from tests.fakes import known, make_cell, make_record, pairs_at
+from tests.reports import notes, printed, written
 
 STUDY = "lora-table1"
 
@@ -50,20 +48,20 @@ def test_the_published_table_of_the_lora_paper_is_beside_ours() -> None:
         measured("lora", (1, 128), 1.0, state=MERGED),
         measured("adapter", (16, 256), 1.05, placement="houlsby"),
     ]
-    (grid,) = published_grids(records)
-    assert [row[:3] for row in grid.rows] == [
+    (table,) = published_tables(records)
+    assert [row[:3] for row in table.rows] == [
         ("Adapter^H", UNMERGED, "16 × 256"),
         ("lora", MERGED, "1 × 128"),
         ("Adapter^L", UNMERGED, "1 × 128"),
         ("Adapter^H", UNMERGED, "1 × 128"),
     ]
-    ours, theirs = zip(*(row[3:] for row in grid.rows), strict=True)
+    ours, theirs = zip(*(row[3:] for row in table.rows), strict=True)
     assert [text.split()[0] for text in ours] == ["1.050", "1.000", "1.100", "1.200"]
     assert all(" ±.0" in text for text in ours)
     assert theirs == ("1.084", "1.000", "1.207", "1.303")  # 366.3 / 338.0, 19.8 / 19.8, 23.9 / 19.8, 25.8 / 19.8
-    assert any("Quadro RTX 8000" in note for note in grid.footnotes)
-    assert "1 × 128: the published order (lora < Adapter^L < Adapter^H)" in grid.footnotes
-    assert "Adapter^H: the published order (16 × 256 < 1 × 128)" in grid.footnotes
+    assert any("Quadro RTX 8000" in note for note in notes(table))
+    assert "1 × 128: the published order (lora < Adapter^L < Adapter^H)" in notes(table)
+    assert "Adapter^H: the published order (16 × 256 < 1 × 128)" in notes(table)
 
 
 def test_another_order_than_the_published_one_is_told() -> None:
@@ -73,9 +71,9 @@ def test_another_order_than_the_published_one_is_told() -> None:
         measured("adapter", (1, 128), 1.2, placement="pfeiffer"),
         measured("adapter", (16, 256), 1.3, placement="houlsby"),
     ]
-    (grid,) = published_grids(records)
-    assert "1 × 128: not the published order, but Adapter^H < Adapter^L" in grid.footnotes
-    assert "Adapter^H: not the published order, but 1 × 128 < 16 × 256" in grid.footnotes
+    (table,) = published_tables(records)
+    assert "1 × 128: not the published order, but Adapter^H < Adapter^L" in notes(table)
+    assert "Adapter^H: not the published order, but 1 × 128 < 16 × 256" in notes(table)
 
 
 def test_an_order_is_told_only_where_intervals_tell_it() -> None:
@@ -84,15 +82,19 @@ def test_an_order_is_told_only_where_intervals_tell_it() -> None:
         measured("adapter", (1, 128), 1.200, placement="houlsby"),
         measured("adapter", (1, 128), 1.201, placement="pfeiffer"),
     ]
-    (grid,) = published_grids(records)
-    assert "1 × 128: not told apart: Adapter^L and Adapter^H" in grid.footnotes
+    (table,) = published_tables(records)
+    assert "1 × 128: not told apart: Adapter^L and Adapter^H" in notes(table)
 
 
 def test_a_study_whose_published_table_is_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one line that names the place, before anything runs."""
-    wrong = "study: {published: [{source: a, measured: b, metric: c, reference: control, rows: [{method: lora}]}]}"
-    monkeypatch.setattr("bench.report.published.yaml.safe_load", lambda _: yaml.load(wrong, yaml.SafeLoader))
-    with pytest.raises(UsageError, match=r"published\.0\.rows\.0\.value"):
+    """In one line that names the file and the key, before anything runs; so is a file that does not exist."""
+    wrong = [{"source": "a", "measured": "b", "metric": "c", "reference": "control", "rows": [{"method": "lora"}]}]
+    content: list[object] = [{"study": {"published": ["torchtune"]}}, wrong]
+    monkeypatch.setattr("bench.report.published.yaml.safe_load", lambda _: content.pop(0))
+    with pytest.raises(UsageError, match=r"conf/published/torchtune\.yaml: 0\.rows\.0\.value"):
+        published("training")
+    content.append({"study": {"published": ["nothing"]}})
+    with pytest.raises(UsageError, match=r"there is no conf/published/nothing\.yaml"):
         published("training")
 
 
@@ -104,19 +106,19 @@ def test_a_figure_over_that_of_another_method() -> None:
         return known(made, [Measurement("train_peak_bytes", peak, UNMERGED)], study="training", **changes)
 
     both = [trained("full", 2000), trained("lora", 1500)]
-    found = {grid.title: grid.rows for grid in published_grids(both)}
+    found = {table.title: table.rows for table in published_tables(both)}
     rows = [row for rows in found.values() for row in rows]
     assert {row[3] for row in rows} == {"0.750"}
     assert {row[4] for row in rows} == {"0.575", "0.810"}  # 20.8 / 36.2 and 30.3 / 37.4
     elsewhere = [dataclasses.replace(r, cell=dataclasses.replace(r.cell, model="tiny")) for r in both]
-    assert not any("torchtune" in grid.title for grid in published_grids(elsewhere))  # whose rows are of that model
-    assert published_grids([trained("lora", 1500)]) == []
-    assert published_grids([trained("full", 2000, status=Status.FAILED), trained("lora", 1500)]) == []
+    assert not any("torchtune" in table.title for table in published_tables(elsewhere))  # whose rows are of that model
+    assert published_tables([trained("lora", 1500)]) == []
+    assert published_tables([trained("full", 2000, status=Status.FAILED), trained("lora", 1500)]) == []
 
 
 def test_records_of_other_studies_have_nothing_beside_them() -> None:
     """A folder of the default study prints what it printed before."""
-    assert published_grids([make_record(make_cell())]) == []
+    assert published_tables([make_record(make_cell())]) == []
 
 
 def test_what_differs_in_more_than_the_method_is_no_reference() -> None:
@@ -126,16 +128,13 @@ def test_what_differs_in_more_than_the_method_is_no_reference() -> None:
         made = make_cell(method, None, dtype=dtype)
         return known(made, [Measurement("train_peak_bytes", 1000, UNMERGED)], study="training")
 
-    assert published_grids([trained("full", "float32"), trained("lora", "bfloat16")]) == []
+    assert published_tables([trained("full", "float32"), trained("lora", "bfloat16")]) == []
 
 
 def test_both_ways_of_printing_have_it() -> None:
     """On an 80-column terminal and in Markdown."""
     records = [measured("adapter", (1, 128), 1.2, placement="houlsby")]
-    console = Console(file=io.StringIO(), width=80)
-    print_table(records, console)
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    assert "beside LoRA (arXiv 2106.09685), table 1" in output.getvalue()
-    assert max(map(len, output.getvalue().splitlines())) <= 80
-    assert "| Adapter^H |" in render(records, "md").decode().replace("  ", " ").replace("  ", " ")
+    shown = printed(records_report(records))
+    assert "vs. LoRA (arXiv 2106.09685), table 1" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "| Adapter^H |" in written(records, "md").decode().replace("  ", " ").replace("  ", " ")

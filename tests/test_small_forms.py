@@ -10,7 +10,8 @@ import pytest
 
 from bench.records.record import Status
 from bench.records.store import Store
-from bench.report.published import published_grids
+from bench.report.published import published_tables
+from tests.reports import notes
 
 ROOT = Path(__file__).parent.parent
 QUICK = (
@@ -34,13 +35,13 @@ def test_table_1_of_the_lora_paper(tmp_path: Path) -> None:
     """All nine cells of the table, at its own workloads, on a GPT-2 of one layer."""
     done = run(tmp_path, "study=lora-table1", *GPT2)
     assert done.returncode == 0, done.stderr
-    assert "beside LoRA (arXiv 2106.09685), table 1" in done.stdout
+    assert "vs. LoRA (arXiv 2106.09685), table 1" in done.stdout
     records = list(Store(tmp_path).read().values())
     assert len(records) == 9
     assert {record.status for record in records} == {Status.OK}
-    (grid,) = published_grids(records)
-    assert len(grid.rows) == 9
-    assert {row[2] for row in grid.rows} == {"32 × 512", "16 × 256", "1 × 128"}
+    (table,) = published_tables(records)
+    assert len(table.rows) == 9
+    assert {row[2] for row in table.rows} == {"32 × 512", "16 × 256", "1 × 128"}
 
 
 @pytest.mark.slow
@@ -48,9 +49,9 @@ def test_what_training_costs(tmp_path: Path) -> None:
     """Memory and tokens per second of every method of the study beside the published ratios."""
     done = run(tmp_path, "study=training", "model=tiny", "workload.train_steps=3", "workload.held_out_sequences=1")
     assert done.returncode == 0, done.stderr
-    grids = published_grids(list(Store(tmp_path).read().values()))
-    assert len(grids) == 2  # torchtune's are of another model
-    saved = {row[0]: float(row[3]) for grid in grids for row in grid.rows if "peak bytes" in grid.footnotes[0]}
+    tables = published_tables(list(Store(tmp_path).read().values()))
+    assert len(tables) == 2  # torchtune's are of another model
+    saved = {row[0]: float(row[3]) for table in tables for row in table.rows if "peak bytes" in notes(table)[0]}
     assert {name.split()[0] for name in saved} == {"lora", "prefix_tuning", "prompt_tuning"}
     assert all(ratio < 1 for ratio in saved.values())
 

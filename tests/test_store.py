@@ -80,8 +80,8 @@ def any_record(draw: st.DrawFn) -> Record:
         measurements=tuple(draw(st.lists(READINGS, max_size=4))),
         missing=tuple(draw(st.lists(st.builds(Missing, st.text(), st.text(), st.text()), max_size=3))),
         pairs=tuple(draw(st.lists(any_pairs(), max_size=3))),
-        notes=tuple(draw(st.lists(st.text(), max_size=3))),
-        facts=draw(SETTINGS),
+        warnings=tuple(draw(st.lists(st.text(), max_size=3))),
+        metadata=draw(SETTINGS),
         machine=draw(SETTINGS),
         versions=draw(st.dictionaries(st.text(), st.text(), max_size=3)),
         commit=draw(st.none() | st.text()),
@@ -93,7 +93,7 @@ def any_record(draw: st.DrawFn) -> Record:
 @given(record=any_record())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_record_comes_back_equal(tmp_path: Path, record: Record) -> None:
-    """Writing and reading changes nothing: neither a float's last bit, nor a type, nor a character."""
+    """Writing and measurement changes nothing: neither a float's last bit, nor a type, nor a character."""
     back = read_record(Store(tmp_path).write(record))
     assert back == record
     assert repr(back) == repr(record)  # equality would let 1 and 1.0 pass for each other
@@ -109,11 +109,11 @@ def test_text_that_is_no_unicode_can_be_read_again(tmp_path: Path) -> None:
 Spoil = Callable[[dict[str, Any]], object]
 SPOILT: dict[str, Spoil] = {
     "unknown key": lambda raw: raw.update(colour="red"),
-    "unknown key of a reading": lambda raw: raw["measurements"][0].update(colour="red"),
+    "unknown key of a measurement": lambda raw: raw["measurements"][0].update(colour="red"),
     "unknown key of the cell": lambda raw: raw["cell"].update(colour="red"),
     "missing key": lambda raw: raw.pop("status"),
     "wrong type": lambda raw: raw.update(seconds="1.5"),
-    "wrong type of a reading": lambda raw: raw["measurements"][0].update(value="12"),
+    "wrong type of a measurement": lambda raw: raw["measurements"][0].update(value="12"),
     "metric that is no number": lambda raw: raw["measurements"][0].update(value=float("nan")),
     "blocks without a partner": lambda raw: raw["pairs"][0]["arm_seconds"].pop(),
     "no blocks": lambda raw: raw["pairs"][0].update(arm_seconds=[], control_seconds=[], control_first=[]),

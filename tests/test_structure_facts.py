@@ -62,11 +62,11 @@ def test_merged_lora_is_the_base_model(phase: str) -> None:
     ("method", "matmuls", "critical_path"),
     [(Lora(rank=4), 4, 1), (Lora(rank=4, targets=("all-linear",)), 14, 4), (Adapter(bottleneck=4), 4, 4)],
 )
-def test_products_that_a_method_adds_to_each_layer(method: Method, matmuls: int, chain: int) -> None:
+def test_products_that_a_method_adds_to_each_layer(method: Method, matmuls: int, critical_path: int) -> None:
     """LoRA: two for each target, and one to the chain for each stage that has one; adapters: four, all in the chain."""
     base, found = structure(llama(), "decode"), structure(attached(method), "decode")
     added = (found.matmuls - base.matmuls, found.critical_path_matmuls - base.critical_path_matmuls)
-    assert added == (matmuls * LAYERS, chain * LAYERS)
+    assert added == (matmuls * LAYERS, critical_path * LAYERS)
 
 
 def test_adapters_are_serial_work() -> None:

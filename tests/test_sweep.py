@@ -26,7 +26,7 @@ from bench.runner.progress import Progress
 from bench.runner.stopping import should_stop
 from bench.runner.sweep import Summary, run_sweep
 from tests.children import marked, wait_until
-from tests.fakes import FakeMeasure, make_cell, make_record, pairs_at, resolved
+from tests.fakes import FakeEngine, checked_cells, make_cell, make_record, pairs_at
 
 ROOT = Path(__file__).parent.parent
 METHODS = ("full", "lora", "adapter")
@@ -34,14 +34,14 @@ METHODS = ("full", "lora", "adapter")
 
 def sweep(
     folder: Path,
-    measure: FakeMeasure,
+    engine: FakeEngine,
     items: Sequence[CheckedCell] | None = None,
     *,
     fresh: bool = False,
     deadline: float | None = None,
 ) -> Summary:
-    items = resolved(*METHODS) if items is None else items
-    return run_sweep(items, "test", Store(folder), measure, Progress(Console(file=io.StringIO())), fresh, deadline)
+    items = checked_cells(*METHODS) if items is None else items
+    return run_sweep(items, "test", Store(folder), engine, Progress(Console(file=io.StringIO())), fresh, deadline)
 
 
 def test_each_record_is_there_when_the_next_cell_starts(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_each_record_is_there_when_the_next_cell_starts(tmp_path: Path) -> None:
     def look(_cell: Cell) -> None:
         found.append(len(Store(tmp_path).read()))
 
-    summary = sweep(tmp_path, FakeMeasure(before=look))
+    summary = sweep(tmp_path, FakeEngine(before=look))
     assert found == [0, 1, 2]
     assert Store(tmp_path).read() == {r.cell_id: r for r in summary.ran}
     assert [r.cell.method for r in summary.records] == list(METHODS)
@@ -65,9 +65,9 @@ def test_an_interrupted_sweep_keeps_what_it_has_and_goes_on(tmp_path: Path) -> N
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(tmp_path, FakeMeasure(before=interrupt))
+        sweep(tmp_path, FakeEngine(before=interrupt))
     assert [r.cell.method for r in Store(tmp_path).read().values()] == ["full"]
-    again = FakeMeasure()
+    again = FakeEngine()
     summary = sweep(tmp_path, again)
     assert again.measured == ["lora", "adapter"]
     assert len(summary.kept) == 1
@@ -82,9 +82,9 @@ def test_no_cell_is_started_that_would_end_too_late(tmp_path: Path, monkeypatch:
     def takes(_cell: Cell) -> None:
         now[0] += 40.0
 
-    class Slow(FakeMeasure):
-        def __call__(self, cell: Cell, study: str, listen: Callable[[str], object]) -> Record:
-            return dataclasses.replace(super().__call__(cell, study, listen), seconds=40.0)
+    class Slow(FakeEngine):
+        def measure(self, cell: Cell, study: str, listen: Callable[[str], object]) -> Record:
+            return dataclasses.replace(super().measure(cell, study, listen), seconds=40.0)
 
     summary = sweep(tmp_path, Slow(before=takes), deadline=100.0)
     assert ([r.cell.method for r in summary.ran], summary.left) == (["full", "lora"], 1)
@@ -94,9 +94,9 @@ def test_no_cell_is_started_that_would_end_too_late(tmp_path: Path, monkeypatch:
 
 def test_a_finished_sweep_runs_nothing_again(tmp_path: Path) -> None:
     """With every record there, nothing is measured and no file is touched."""
-    sweep(tmp_path, FakeMeasure())
+    sweep(tmp_path, FakeEngine())
     before = _state(tmp_path)
-    again = FakeMeasure()
+    again = FakeEngine()
     summary = sweep(tmp_path, again)
     assert again.measured == []
     assert (summary.ran, len(summary.kept), summary.failed) == ([], len(METHODS), [])
@@ -106,8 +106,8 @@ def test_a_finished_sweep_runs_nothing_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [Status.FAILED, Status.OOM, Status.TIMEOUT])
 def test_a_cell_that_ended_badly_is_run_again(tmp_path: Path, ending: Status) -> None:
     """Resuming repeats the cells that ended badly and no other, and the new record takes the old one's place."""
-    sweep(tmp_path, FakeMeasure(endings={"lora": ending}))
-    again = FakeMeasure()
+    sweep(tmp_path, FakeEngine(endings={"lora": ending}))
+    again = FakeEngine()
     summary = sweep(tmp_path, again)
     assert again.measured == ["lora"]
     assert summary.failed == []
@@ -116,8 +116,8 @@ def test_a_cell_that_ended_badly_is_run_again(tmp_path: Path, ending: Status) ->
 
 def test_fresh_runs_everything(tmp_path: Path) -> None:
     """A fresh sweep measures what is recorded already, and keeps nothing."""
-    sweep(tmp_path, FakeMeasure())
-    again = FakeMeasure()
+    sweep(tmp_path, FakeEngine())
+    again = FakeEngine()
     summary = sweep(tmp_path, again, fresh=True)
     assert again.measured == list(METHODS)
     assert summary.kept == []
@@ -127,7 +127,7 @@ def test_records_of_other_cells_are_left_alone(tmp_path: Path) -> None:
     """A sweep neither touches nor counts records in its folder that are not of its cells."""
     path = Store(tmp_path).write(make_record(make_cell("qlora"), status=Status.FAILED))
     before = path.read_bytes()
-    summary = sweep(tmp_path, FakeMeasure(), fresh=True)
+    summary = sweep(tmp_path, FakeEngine(), fresh=True)
     assert path.read_bytes() == before
     assert "qlora" not in {r.cell.method for r in summary.records}
 
@@ -135,7 +135,7 @@ def test_records_of_other_cells_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [Status.FAILED, Status.OOM, Status.TIMEOUT, Status.SKIPPED])
 def test_a_bad_ending_does_not_stop_the_sweep(tmp_path: Path, ending: Status) -> None:
     """However a cell ends, the others run; every ending but a skip counts as failed."""
-    summary = sweep(tmp_path, FakeMeasure(endings={"lora": ending}))
+    summary = sweep(tmp_path, FakeEngine(endings={"lora": ending}))
     assert [str(r.status) for r in summary.ran] == ["ok", str(ending), "ok"]
     assert [r.cell.method for r in summary.failed] == ([] if ending is Status.SKIPPED else ["lora"])
     assert len(Store(tmp_path).read()) == len(METHODS)
@@ -143,7 +143,7 @@ def test_a_bad_ending_does_not_stop_the_sweep(tmp_path: Path, ending: Status) ->
 
 def test_failures_of_an_earlier_run_are_replaced_not_added(tmp_path: Path) -> None:
     """A sweep whose failed cell fails again has one failure."""
-    measure = FakeMeasure(endings={"lora": Status.OOM})
+    measure = FakeEngine(endings={"lora": Status.OOM})
     sweep(tmp_path, measure)
     summary = sweep(tmp_path, measure)
     assert len(summary.failed) == 1
@@ -152,7 +152,7 @@ def test_failures_of_an_earlier_run_are_replaced_not_added(tmp_path: Path) -> No
 
 def test_a_figure_that_is_no_number_fails_its_cell_alone(tmp_path: Path) -> None:
     """NaN can't be stored: its cell is recorded as failed, with a reason and without metrics, and the others run."""
-    summary = sweep(tmp_path, FakeMeasure(not_numbers=frozenset({"lora"})))
+    summary = sweep(tmp_path, FakeEngine(not_numbers=frozenset({"lora"})))
     stored = {r.cell.method: r for r in Store(tmp_path).read().values()}
     assert {method: r.status for method, r in stored.items()} == {
         "full": Status.OK,
@@ -166,8 +166,8 @@ def test_a_figure_that_is_no_number_fails_its_cell_alone(tmp_path: Path) -> None
 
 def test_a_cell_that_can_not_be_run_is_recorded_and_not_measured(tmp_path: Path) -> None:
     """A skip that was known beforehand costs nothing, has its reason in a record and is no failure."""
-    items = [*resolved("full"), CheckedCell(make_cell("lora"), skip="it does not fit")]
-    measure = FakeMeasure()
+    items = [*checked_cells("full"), CheckedCell(make_cell("lora"), skip="it does not fit")]
+    measure = FakeEngine()
     summary = sweep(tmp_path, measure, items)
     assert measure.measured == ["full"]
     assert summary.failed == []
@@ -179,7 +179,7 @@ def test_a_folder_with_a_broken_record_is_refused_before_anything_runs(tmp_path:
     """A record that can't be read stops the sweep before its first cell, and stays as it is."""
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    measure = FakeMeasure()
+    measure = FakeEngine()
     with pytest.raises(UsageError, match=r"broken\.json"):
         sweep(tmp_path, measure)
     assert measure.measured == []
@@ -234,7 +234,7 @@ def finish(process: subprocess.Popen[str]) -> Done:
 
 
 def records(folder: Path) -> dict[str, Record]:
-    """By method; reading checks each against the schema."""
+    """By method; measurement checks each against the schema."""
     return {r.cell.method: r for r in map(read_record, folder.glob("*.json"))}
 
 

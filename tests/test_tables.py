@@ -12,16 +12,14 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
-from bench.errors import UsageError
 from bench.records.record import CONTROL, MERGED, UNMERGED, Measurement, Pairs, Record, Status
-from bench.report.comparison import grids
+from bench.report.comparison import KEYS, comparison_tables
 from bench.report.frame import frame
-from bench.report.labels import CORE, EXTRA, KEYS
-from bench.report.render import print_table, render
-from bench.report.table import Grid
+from bench.report.records import records_report
+from bench.report.table import Table
 from tests.fakes import SIZES, make_cell, make_record
+from tests.reports import notes, printed, written
 
 PUBLIC = (
     "cell", "study", "method", "implementation", "size", "model", "layers", "hidden_size", "batch_size",
@@ -41,14 +39,11 @@ def study() -> list[Record]:
 
 
 def text(records: list[Record], width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    print_table(records, console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return printed(records_report(records), width)
 
 
-def labels(grid: Grid) -> list[tuple[str, ...]]:
-    return [row[: len(KEYS)] for row in grid.rows]
+def labels(table: Table) -> list[tuple[str, ...]]:
+    return [row[: len(KEYS)] for row in table.rows]
 
 
 def test_columns_are_a_public_interface() -> None:
@@ -57,7 +52,7 @@ def test_columns_are_a_public_interface() -> None:
         make_record(make_cell("lora", prompt_lengths=(64, 128))),
         make_record(make_cell("adapter", 16), lacking=["train_peak_bytes"]),
     ]
-    rows = list(csv.DictReader(io.StringIO(render(records, "csv").decode())))
+    rows = list(csv.DictReader(io.StringIO(written(records, "csv").decode())))
     assert set(PUBLIC) <= set(rows[0])
     found = [(row["method"], row["prompt_length"], row["state"]) for row in rows]
     assert sorted(found) == sorted(
@@ -67,18 +62,18 @@ def test_columns_are_a_public_interface() -> None:
     )
     adapter = next(row for row in rows if row["method"] == "adapter")
     assert adapter["train_peak_bytes"] == ""
-    reading = next(r.value for r in records[1].measurements if r.metric == "checkpoint_bytes")
-    assert float(adapter["checkpoint_bytes"]) == reading
-    assert json.loads(adapter["settings"]) == {"size": 16}
+    measurement = next(r.value for r in records[1].measurements if r.metric == "checkpoint_bytes")
+    assert float(adapter["checkpoint_bytes"]) == measurement
+    assert json.loads(adapter["settings"]) == {"bottleneck": 16}
 
 
 def test_parquet_holds_what_csv_holds() -> None:
     """Both exports have the same columns and values, and types that do not depend on what is missing."""
     records = study()
-    parquet = pd.read_parquet(io.BytesIO(render(records, "parquet")))
-    back = pd.read_csv(io.StringIO(render(records, "csv").decode()), dtype=dict(parquet.dtypes))
+    parquet = pd.read_parquet(io.BytesIO(written(records, "parquet")))
+    back = pd.read_csv(io.StringIO(written(records, "csv").decode()), dtype=dict(parquet.dtypes))
     pd.testing.assert_frame_equal(parquet, back)
-    empty = render([make_record(make_cell(), status=Status.OOM)], "parquet")
+    empty = written([make_record(make_cell(), status=Status.OOM)], "parquet")
     assert dict(pd.read_parquet(io.BytesIO(empty)).dtypes) == dict(parquet.dtypes)
     assert parquet["trained_parameters"].dtype == "Int64"
 
@@ -100,15 +95,15 @@ def test_a_merged_row_shares_what_was_trained_once() -> None:
 def test_the_order_of_records_changes_nothing(order: list[int]) -> None:
     """The same records give the same tables in whatever order they were read."""
     records = study()
-    assert grids([records[index] for index in order], CORE) == grids(records, CORE)
+    assert comparison_tables([records[index] for index in order]) == comparison_tables(records)
 
 
 def test_the_control_comes_first_and_once() -> None:
     """It was timed beside every method, is one model, and has one row with its seconds and no parameters."""
-    (grid,) = grids(study(), CORE)
-    assert labels(grid)[0] == ("control", "", "control")
-    assert [label[0] for label in labels(grid)].count("control") == 1
-    control = dict(zip([name for name, _ in grid.headers], grid.rows[0], strict=True))
+    (table,) = comparison_tables(study())
+    assert labels(table)[0] == ("control", "", "control")
+    assert [label[0] for label in labels(table)].count("control") == 1
+    control = dict(zip([column.name for column in table.columns], table.rows[0], strict=True))
     assert control["trained"] == ""
     assert control["decode"].endswith("µs")
 
@@ -125,9 +120,9 @@ def test_the_control_comes_first_and_once() -> None:
 )
 def test_what_can_not_be_compared_stands_apart(change: dict[str, object], told: str) -> None:
     """Rows that differ in more than the method make groups of their own, and the titles say how they differ."""
-    both = grids([make_record(make_cell()), make_record(make_cell("adapter", 16, **change))], CORE)  # type: ignore[arg-type]
+    both = comparison_tables([make_record(make_cell()), make_record(make_cell("adapter", 16, **change))])  # type: ignore[arg-type]
     assert len(both) == 2
-    titled = [grid.title for grid in both if told in grid.title]
+    titled = [table.title for table in both if told in table.title]
     assert len(titled) == 1
     assert both[0].title != both[1].title
 
@@ -139,66 +134,69 @@ def test_what_can_not_be_compared_stands_apart(change: dict[str, object], told: 
 def test_other_machines_and_versions_stand_apart(change: dict[str, object], told: str) -> None:
     """Records of another processor or torch are not put into one comparison, and the title names the difference."""
     there = dataclasses.replace(make_record(make_cell("adapter", 16)), **change)  # type: ignore[arg-type]
-    both = grids([make_record(make_cell()), there], CORE)
+    both = comparison_tables([make_record(make_cell()), there])
     assert len(both) == 2
-    assert sum(told in grid.title for grid in both) == 1
+    assert sum(told in table.title for table in both) == 1
 
 
 def test_variants_of_one_method_are_told_apart() -> None:
     """Two cells of the same method and size get a letter each, and a line says in what they differ."""
     records = [make_record(make_cell(learning_rate=rate)) for rate in (1e-3, 1e-2)]
-    (grid,) = grids(records, CORE)
-    assert {label[0] for label in labels(grid)} == {"control", "lora a", "lora b"}
-    assert grid.footnotes[:2] == ("lora a 8: method.learning_rate 0.001", "lora b 8: method.learning_rate 0.01")
+    (table,) = comparison_tables(records)
+    assert {label[0] for label in labels(table)} == {"control", "lora a", "lora b"}
+    assert notes(table)[:2] == ["lora a r=8: method.learning_rate 0.001", "lora b r=8: method.learning_rate 0.01"]
 
 
 def test_cells_of_other_points_are_told_apart_where_they_meet() -> None:
     """A cell that was measured at this length alone, and one that was at two, differ in that and the legend says so."""
     records = [make_record(make_cell(prompt_lengths=lengths)) for lengths in ((64,), (64, 128))]
-    meeting, alone = grids(records, CORE)
+    meeting, alone = comparison_tables(records)
     assert {label[0] for label in labels(meeting)} == {"control", "lora a", "lora b"}
-    assert meeting.footnotes[:2] == ("lora a 8: workload.prompt_lengths 64", "lora b 8: workload.prompt_lengths 64,128")
+    assert notes(meeting)[:2] == [
+        "lora a r=8: workload.prompt_lengths 64",
+        "lora b r=8: workload.prompt_lengths 64,128",
+    ]
     assert {label[0] for label in labels(alone)} == {"control", "lora"}
 
 
 def test_a_missing_figure_is_blank_with_its_reason() -> None:
     """A metric that could not be had is an empty cell, and a footnote names cell, metric and reason."""
     records = [make_record(make_cell()), make_record(make_cell("adapter", 16), lacking=["train_peak_bytes"])]
-    (grid,) = grids(records, CORE)
-    column = [name for name, _ in grid.headers].index("train mem")
-    row = next(row for row in grid.rows if row[0] == "adapter")
+    (table,) = comparison_tables(records)
+    column = [column.name for column in table.columns].index("train mem")
+    row = next(row for row in table.rows if row[0] == "adapter")
     assert row[column] == ""
-    assert "adapter 16: train_peak_bytes: there is no train_peak_bytes here" in grid.footnotes
+    assert "adapter b=16: train_peak_bytes: there is no train_peak_bytes here" in notes(table)
 
 
 @pytest.mark.parametrize("status", [Status.OOM, Status.TIMEOUT, Status.FAILED, Status.SKIPPED])
 def test_a_cell_that_ended_badly_is_a_row_with_its_reason(status: Status) -> None:
     """It shows its status in place of a state, no metric, and the reason below."""
     records = [make_record(make_cell()), make_record(make_cell("adapter", 16), status=status, reason="because")]
-    (grid,) = grids(records, CORE)
-    row = next(row for row in grid.rows if row[0] == "adapter")
-    assert row[: len(KEYS)] == ("adapter", "16", str(status))
+    (table,) = comparison_tables(records)
+    row = next(row for row in table.rows if row[0] == "adapter")
+    assert row[: len(KEYS)] == ("adapter", "b=16", str(status))
     assert set(row[len(KEYS) :]) == {""}
-    assert f"adapter 16: no metrics: {status}: because" in grid.footnotes
+    assert f"adapter b=16: no metrics: {status}: because" in notes(table)
 
 
 def test_the_best_are_marked() -> None:
     """Of counts the best value alone; of ratios every one whose interval reaches the best one's; never the control."""
-    (grid,) = grids(study(), CORE)
-    headers = [name for name, _ in grid.headers]
-    trained = {row for row, column in grid.best if headers[column] == "trained"}
-    values = [float(row[headers.index("trained")]) if row[headers.index("trained")] else None for row in grid.rows]
+    (table,) = comparison_tables(study())
+    headers = [column.name for column in table.columns]
+    trained = {row for row, column in table.best if headers[column] == "trained"}
+    values = [float(row[headers.index("trained")]) if row[headers.index("trained")] else None for row in table.rows]
     assert trained == {row for row, value in enumerate(values) if value == min(v for v in values if v is not None)}
-    assert len([row for row, column in grid.best if headers[column] == "decode"]) > 1
-    assert 0 not in {row for row, _ in grid.best}
+    assert len([row for row, column in table.best if headers[column] == "decode"]) > 1
+    assert 0 not in {row for row, _ in table.best}
 
 
 def test_a_clock_reading_without_an_interval_is_never_best() -> None:
     """Tokens per second were read minutes apart: the fastest row may be the one of a quiet minute."""
-    (grid,) = grids(study(), CORE)
-    column = [name for name, _ in grid.headers].index("train tok/s")
-    assert all(row[column] for row in grid.rows[1:])
-    assert column not in {found for _, found in grid.best}
+    (table,) = comparison_tables(study())
+    column = [column.name for column in table.columns].index("train tok/s")
+    assert all(row[column] for row in table.rows[1:])
+    assert column not in {found for _, found in table.best}
 
 
 def slower(record: Record, factor: float) -> Record:
@@ -209,9 +207,9 @@ def slower(record: Record, factor: float) -> Record:
 def test_a_clearly_slower_method_is_not_best() -> None:
     """Where intervals are far apart, one is marked and the other is not."""
     records = [make_record(make_cell("adapter", 16)), slower(make_record(make_cell("prefix_tuning", 20)), 1.5)]
-    (grid,) = grids(records, CORE)
-    decode = [name for name, _ in grid.headers].index("decode")
-    assert [grid.rows[row][0] for row, column in grid.best if column == decode] == ["adapter"]
+    (table,) = comparison_tables(records)
+    decode = [column.name for column in table.columns].index("decode")
+    assert [table.rows[row][0] for row, column in table.best if column == decode] == ["adapter"]
 
 
 def test_the_aa_line_is_of_its_own_workload_point() -> None:
@@ -223,8 +221,8 @@ def test_the_aa_line_is_of_its_own_workload_point() -> None:
             return pairs
         return dataclasses.replace(pairs, arm_seconds=tuple(2 * s for s in pairs.control_seconds))
 
-    found = grids([dataclasses.replace(record, pairs=tuple(map(spoilt, record.pairs)))], CORE)
-    assert ["2.000" in " ".join(grid.footnotes) for grid in found] == [True, False]
+    found = comparison_tables([dataclasses.replace(record, pairs=tuple(map(spoilt, record.pairs)))])
+    assert ["2.000" in " ".join(notes(table)) for table in found] == [True, False]
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
@@ -240,7 +238,7 @@ def test_a_terminal_table_fits(width: int) -> None:
 
 def test_markdown_and_latex_escape_what_would_be_markup() -> None:
     """Every row is there, the best are bold, and an underscore in a name does not become a subscript."""
-    markdown, latex = render(study(), "md").decode(), render(study(), "latex").decode()
+    markdown, latex = written(study(), "md").decode(), written(study(), "latex").decode()
     assert "| prefix_tuning" in markdown
     assert "**" in markdown
     assert r"prefix\_tuning" in latex
@@ -248,32 +246,33 @@ def test_markdown_and_latex_escape_what_would_be_markup() -> None:
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 1
 
 
-def test_a_format_that_is_not_there_is_refused() -> None:
-    """An unknown format names those there are."""
-    with pytest.raises(UsageError, match="parquet"):
-        render(study(), "html")
+def test_markdown_holds_the_core_alone() -> None:
+    """A page may be narrow: columns that a narrow terminal leaves out are not in Markdown."""
+    markdown = written(study(), "md").decode()
+    assert "decode (× control)" in markdown
+    assert "shipped" not in markdown
 
 
 def test_a_cell_that_ended_half_way_keeps_its_states_apart() -> None:
     """Metrics that were had before a time-out are shown, and the rows say of which state they are."""
     record = dataclasses.replace(make_record(make_cell()), status=Status.TIMEOUT, reason="too long", pairs=())
-    (grid,) = grids([record, make_record(make_cell("adapter", 16))], CORE)
-    assert [label[2] for label in labels(grid)] == ["control", "unmerged", "unmerged, timeout", "merged, timeout"]
-    assert "lora 8: incomplete: timeout: too long" in grid.footnotes
+    (table,) = comparison_tables([record, make_record(make_cell("adapter", 16))])
+    assert [label[2] for label in labels(table)] == ["control", "unmerged", "unmerged, timeout", "merged, timeout"]
+    assert "lora r=8: incomplete: timeout: too long" in notes(table)
 
 
 def test_one_process_claims_no_interval() -> None:
     """With a single process there is no ±, and no line that explains one."""
-    (grid,) = grids([make_record(make_cell(), processes=1)], CORE)
-    assert "±" not in "".join("".join(row) for row in grid.rows) + "".join(grid.footnotes)
+    (table,) = comparison_tables([make_record(make_cell(), processes=1)])
+    assert "±" not in "".join("".join(row) for row in table.rows) + "".join(notes(table))
 
 
 def test_shared_weights_are_told() -> None:
     """A reader of the table learns that the arms shared storage, without opening a record."""
     record = make_record(make_cell())
     pairs = tuple(dataclasses.replace(pair, shared_weights=True) for pair in record.pairs)
-    (grid,) = grids([dataclasses.replace(record, pairs=pairs)], CORE)
-    assert any("shared one set of weights" in note for note in grid.footnotes)
+    (table,) = comparison_tables([dataclasses.replace(record, pairs=pairs)])
+    assert any("shared one set of weights" in note for note in notes(table))
 
 
 def on_a_card(busy: dict[str, float]) -> Record:
@@ -289,16 +288,17 @@ def on_a_card(busy: dict[str, float]) -> Record:
 def test_each_row_says_whether_the_host_or_the_device_was_timed() -> None:
     """Below nine tenths of a step on the device it is the host; a row of which nothing is known is in neither line."""
     record = on_a_card({"control": 0.95, "unmerged": 0.3})
-    (grid,) = grids([record], (*CORE, *EXTRA))
-    notes = [note for note in grid.footnotes if "-bound" in note]
-    assert notes == [
-        "decode is host-bound (the device computes 30% to 30% of it): lora unmerged",
+    (table,) = comparison_tables([record])
+    bounds = [note for note in notes(table) if "-bound" in note]
+    assert bounds == [
+        "decode is host-bound (the device computes 30% to 30% of it): lora unmerged; "
+        "runtime=cudagraph times the device",
         "decode is device-bound (the device computes 95% to 95% of it): control",
     ]
     busy = frame([record]).set_index("state")["decode_busy"]
     assert busy["unmerged"] == pytest.approx(0.3)
     assert math.isnan(busy["merged"])
-    assert ("decode busy", "") in grid.headers
+    assert "decode busy" in [column.name for column in table.columns]
 
 
 def test_a_step_is_never_busier_than_it_is_long() -> None:
@@ -308,5 +308,5 @@ def test_a_step_is_never_busier_than_it_is_long() -> None:
 
 def test_without_a_card_nothing_is_said_of_it() -> None:
     """On a CPU the host is the device."""
-    (grid,) = grids([make_record(make_cell())], (*CORE, *EXTRA))
-    assert not any("-bound" in note for note in grid.footnotes)
+    (table,) = comparison_tables([make_record(make_cell())])
+    assert not any("-bound" in note for note in notes(table))

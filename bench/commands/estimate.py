@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.commands.output import OK, VERDICT, check_output, console, publish, status
-from bench.config.keys import check_overrides
 from bench.errors import UsageError
 from bench.estimate.estimate import GIB, Estimate, EstimateResults, Request, compare
 from bench.records.record import CONTROL, Measurement, Status
@@ -24,7 +23,7 @@ LARGEST_CARD_GIB = 1e6
 LIMIT_SECONDS = 1800.0
 """For the estimate of a record. The estimate of a cell has the sweep's ``time_limit``."""
 CHECK = "bench.worker.check:check_elsewhere"
-ESTIMATE = "bench.worker.estimate:estimate"
+ESTIMATE = "bench.worker.estimate:estimate_cell"
 SHARED = ("model", "workload", "device", "runtime")
 """Parts of a configuration that determine the metrics of the untouched base."""
 
@@ -37,7 +36,6 @@ def estimate_command(overrides: Sequence[str], cards: str, largest: bool, format
     """
     check_output(format, FORMATS, output)
     request = Request(_bytes(cards), largest)
-    check_overrides(overrides)
     from bench.config.compose import compose_multirun
 
     sweeps = compose_multirun(overrides)

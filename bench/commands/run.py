@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.commands.output import OK, VERDICT, console, publish, status
-from bench.config.keys import check_overrides
 from bench.config.schema import Sweep
 from bench.errors import UsageError, refuse
 from bench.records.record import Status
@@ -31,7 +30,6 @@ def run_command(overrides: Sequence[str], fresh: bool, dry_run: bool) -> int:
     Raises:
         UsageError: something in the overrides must be corrected.
     """
-    check_overrides(overrides)  # before Hydra is imported
     from bench.config.compose import compose_run
 
     return _run_sweeps([compose_run(overrides)], fresh, dry_run, None)
@@ -46,7 +44,6 @@ def multirun_command(overrides: Sequence[str], fresh: bool, dry_run: bool, minut
     if minutes is not None and not 0 < minutes < math.inf:
         raise UsageError(f"--within must be a positive number of minutes, not {minutes}")
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    check_overrides(overrides)  # before Hydra is imported
     from bench.config.compose import compose_multirun
 
     return _run_sweeps(compose_multirun(overrides), fresh, dry_run, deadline)

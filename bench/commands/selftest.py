@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.commands.output import OK, console, publish
-from bench.config.keys import check_overrides
 
 
 def selftest_command(overrides: Sequence[str], runs: int, noisy: bool, folder: Path) -> int:
@@ -15,7 +14,6 @@ def selftest_command(overrides: Sequence[str], runs: int, noisy: bool, folder: P
     Raises:
         UsageError: an override is wrong, or the folder holds trials of another configuration or machine.
     """
-    check_overrides(overrides)
     from bench.config.compose import compose_run
     from bench.gate.report import rates_report
     from bench.gate.selftest import read_trials, run_trials, trials_path

@@ -112,7 +112,8 @@ def _check_key(key: str, methods: Sequence[str]) -> None:
     elif group in ("method", REFERENCE_KEY):
         if group == "method" and not _is_setting(setting, methods):
             names = sorted({name for method in methods for name in method_settings(method) or ()} - {"_target_"})
-            raise UsageError(f"{key}: {_named(methods)} has no key '{setting}'{hint(setting, names)}")
+            owner = f"{methods[0]} has no" if len(methods) == 1 else "none of the methods has the"
+            raise UsageError(f"{key}: {owner} key '{setting}'{hint(setting, names)}")
     elif group in SCHEMAS:
         name = setting.partition(".")[0]
         if name not in _fields(group):
@@ -129,9 +130,3 @@ def _is_setting(setting: str, methods: Sequence[str]) -> bool:
 
 def _fields(group: str) -> set[str]:
     return {field.name for field in dataclasses.fields(SCHEMAS[group])}
-
-
-def _named(methods: Sequence[str]) -> str:
-    return (
-        f"the method {methods[0]}" if len(methods) == 1 else "no method" if len(methods) > 3 else " or ".join(methods)
-    )

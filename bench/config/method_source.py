@@ -1,7 +1,7 @@
 """Checks of a method's settings by the annotations in its source file.
 
-The file is read and not imported, because importing it would import torch. What can't be told like this, such as a check
-across settings, the class itself checks in a child process.
+The file is read and not imported, because importing it would import torch. What can't be told like this, such as a
+check across settings, the class itself checks in a child process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_method(config: Mapping[str, Any], key: str) -> None:
     parent, _, module = package.rpartition(".")
     if parent != PACKAGE:  # the class of another package may be anything
         return
-    for setting, annotation in annotations(module, name).items():
+    for setting, annotation in field_types(module, name).items():
         if setting in config:
             try:
                 validators.check_value(annotation, config[setting], setting)
@@ -38,8 +38,8 @@ def check_method(config: Mapping[str, Any], key: str) -> None:
 
 
 @cache
-def annotations(module: str, name: str) -> Mapping[str, Any]:
-    """Annotations of the fields of a class in ``methods/MODULE.py``, as far as they are made of validators and enums."""
+def field_types(module: str, name: str) -> Mapping[str, Any]:
+    """Annotations of the fields of a class in ``methods/MODULE.py`` that are made of validators, builtins and enums."""
     try:
         tree = ast.parse((resources.files(PACKAGE) / f"{module}.py").read_text())
     except OSError:  # the child process says that there is no such module

@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from bench.config.aliases import record_from_schema_1
 from bench.errors import UsageError
 from bench.records.record import SCHEMA_VERSION, Record
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SUFFIX = ".json"
 T = TypeVar("T")
@@ -28,20 +29,21 @@ class Store:
         self.folder = folder
 
     def check(self) -> None:
-        """Refuses a folder that can't be, before anything is made.
+        """Refuses a folder that can't be used, before it is made.
 
         Raises:
-            UsageError: something else is in its place, or on the way there.
+            UsageError: something else is in its place or on the way there, or it can't be written to.
         """
         for place in (self.folder, *self.folder.absolute().parents):
             try:
                 if not place.exists():
                     continue
-                if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-                    return
-                problem = "can't be written" if place.is_dir() else "is no folder"
+                if place.is_dir():
+                    with tempfile.NamedTemporaryFile(dir=place, prefix=".try-"):  # permissions alone don't tell
+                        return
+                problem = "is not a folder"
             except OSError as error:
-                problem = str(error.strerror)
+                problem = f"can't be written: {error.strerror}"
             raise UsageError(f"results_dir={self.folder}: {place} {problem}; choose another")
 
     def open(self) -> None:
@@ -128,6 +130,8 @@ def read_json(path: Path, kind: type[T], version: int, upgrade: Callable[[dict[s
         raise UsageError(f"{path} is no {what}: it has no schema_version; move it away")
     if found > version:
         raise UsageError(f"{path} has schema {found}, newer than {version} of this version: update peft-verdict")
+    from pydantic import ValidationError  # takes longer to import than a missing file should take to be refused
+
     try:
         if found < version:
             text = json.dumps(upgrade(raw)).encode()
@@ -158,6 +162,8 @@ def write_json(path: Path, content: Any) -> None:
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 
@@ -174,14 +180,14 @@ def read_paths(paths: Iterable[Path]) -> list[Record]:
     found: dict[str, Record] = {}
     for path in paths:
         try:
-            there, folder = path.exists(), path.is_dir()
+            exists, folder = path.exists(), path.is_dir()
         except OSError as error:
             raise UsageError(f"{path} can't be read: {error.strerror}") from error
-        if not there:
-            raise UsageError(f"{path} is not there; give a record or a folder of records")
+        if not exists:
+            raise UsageError(f"{path} does not exist: give a record or a folder of records")
         records = list(Store(path).read().values()) if folder else [read_record(path)]
         if not records:
-            raise UsageError(f"{path} holds no records; run a sweep first: python -m bench multirun")
+            raise UsageError(f"{path} holds no records: run a sweep first, python -m bench multirun")
         for record in records:
             if record.cell_id not in found or record.started >= found[record.cell_id].started:
                 found[record.cell_id] = record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -114,11 +114,11 @@ def _markdown(report: Report) -> bytes:
 
 def _markdown_table(table: Table) -> str:
     strong = table.best | table.styles.keys()
-    rows = [[f"**{t}**" if (r, c) in strong else t for c, t in enumerate(row)] for r, row in enumerate(table.rows)]
-    sides = ["left" if column.left else "right" for column in table.columns]
-    body = tabulate(
-        rows, [column.header for column in table.columns], tablefmt="pipe", disable_numparse=True, colalign=sides
-    )
+    rows = _marked(table, lambda text: text, strong, "**{}**")
+    columns = _required(table)
+    sides = ["left" if column.left else "right" for column in columns]
+    headers = [column.header for column in columns]
+    body = tabulate(rows, headers, tablefmt="pipe", disable_numparse=True, colalign=sides)
     notes = "".join(f"- {note}\n" for note in _notes(table, "**bold**:"))
     return f"**{table.title}**\n\n" + (f"{body}\n\n" if rows else "") + notes
 
@@ -128,18 +128,34 @@ def _latex(report: Report) -> bytes:
 
 
 def _latex_table(table: Table) -> str:
-    escaped = [[_tex(text) for text in row] for row in table.rows]
-    rows = [
-        [rf"\textbf{{{t}}}" if (r, c) in table.best else t for c, t in enumerate(row)] for r, row in enumerate(escaped)
-    ]
     import pandas as pd  # only LaTeX needs it here
 
-    body = pd.DataFrame(rows, columns=[_tex(column.header) for column in table.columns])
-    align = "".join("l" if column.left else "r" for column in table.columns)
+    columns = _required(table)
+    body = pd.DataFrame(_marked(table, _tex, table.best, r"\textbf{{{}}}"), columns=[_tex(c.header) for c in columns])
+    align = "".join("l" if column.left else "r" for column in columns)
     text = body.to_latex(index=False, escape=False, column_format=align, caption=_tex(table.title))
     notes = r" \\ ".join(_tex(note) for note in _notes(table, "bold:"))
     end = r"\end{table}"
     return text.replace(end, rf"\par\raggedright\footnotesize {notes}" + f"\n{end}")
+
+
+def _required(table: Table) -> list[Column]:
+    """The columns that a page has: a page may be narrow."""
+    return [column for column in table.columns if not column.optional]
+
+
+def _marked(
+    table: Table, escape: Callable[[str], str], strong: Collection[tuple[int, int]], mark: str
+) -> list[list[str]]:
+    """The cells of the required columns, ``strong`` ones inside ``mark``."""
+    return [
+        [
+            mark.format(escape(text)) if (number, index) in strong else escape(text)
+            for index, text in enumerate(row)
+            if not table.columns[index].optional
+        ]
+        for number, row in enumerate(table.rows)
+    ]
 
 
 _TEX: dict[str, str | int | None] = {

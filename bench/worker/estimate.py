@@ -81,7 +81,7 @@ class EstimateTrainer(Trainer):
         return 0.0
 
 
-def estimate(config: Mapping[str, Any], request: Request, report: Report) -> EstimateResults:
+def estimate_cell(config: Mapping[str, Any], request: Request, report: Report) -> EstimateResults:
     """Estimates what is requested of one cell.
 
     Raises:

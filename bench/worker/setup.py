@@ -39,8 +39,8 @@ def load_text(plan: Plan) -> Corpus:
     """The training and held-out text of a cell.
 
     Raises:
-        DataError: it can't be had, or there is too little of it.
-        ModelError: the tokenizer can't be had.
+        SourceError: it can't be had, or there is too little of it.
+        SourceError: the tokenizer can't be had.
     """
     work = plan.workload
     return load_corpus(

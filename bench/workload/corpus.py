@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from bench.config.sources import DataConfig, DataSource
-from bench.workload.documents import DataError, read_documents, stdlib_documents
-
-__all__ = ["Corpus", "DataError", "load_corpus", "stdlib_documents"]
+from bench.config.sources import DataConfig, DataSource, SourceError
+from bench.workload.documents import read_documents
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +46,14 @@ def load_corpus(
     """Tokenize documents, join them with the end-of-sequence token, and cut them into equal blocks.
 
     Raises:
-        DataError: the text cannot be had, is not text, is too little, or the tokenizer does not fit the purpose.
+        SourceError: the text cannot be had, is not text, is too little, or the tokenizer does not fit the purpose.
     """
     if sequence_length < 1 or train_sequences < 0 or held_out_sequences < 0:
-        raise DataError(f"data '{config.name}': sequences of {sequence_length} tokens: ask for at least one token")
+        raise SourceError(f"data '{config.name}': sequences of {sequence_length} tokens: ask for at least one token")
     if not 0 <= config.held_out_fraction <= 1:
-        raise DataError(f"data '{config.name}': held_out_fraction is {config.held_out_fraction}: give one from 0 to 1")
+        raise SourceError(
+            f"data '{config.name}': held_out_fraction is {config.held_out_fraction}: give one from 0 to 1"
+        )
     train = _Side("train", train_sequences, sequence_length)
     held_out = _Side("held-out", held_out_sequences, sequence_length)
     _fill(train, held_out, config, tokenizer)
@@ -89,7 +89,7 @@ class _Side:
     def blocks(self, config: DataConfig) -> Tensor:
         """[sequences, length]"""
         if not self.is_full:
-            raise DataError(
+            raise SourceError(
                 f"data '{config.name}' fills {len(self.ids) // self.length} {self.name} sequences of {self.length} "
                 f"tokens, not {self.sequences}: ask for fewer or shorter ones, or change data.held_out_fraction"
             )
@@ -100,7 +100,7 @@ def _fill(train: _Side, held_out: _Side, config: DataConfig, tokenizer: PreTrain
     """Give each document to the side that its text's hash picks, until both are full or the documents end."""
     separator = tokenizer.eos_token_id
     if not isinstance(separator, int):
-        raise DataError(f"tokenizer '{tokenizer.name_or_path}' has no eos token to part documents: choose another")
+        raise SourceError(f"tokenizer '{tokenizer.name_or_path}' has no eos token to part documents: choose another")
     if train.is_full and held_out.is_full:
         return
     for text in read_documents(config):
@@ -139,7 +139,7 @@ def _check_bytes(side: _Side, token_bytes: Tensor, tokenizer: PreTrainedTokenize
     """Refuse a tokenizer that drops text (lower case, lost spaces): bits per byte would be of another text."""
     counted = int(token_bytes[torch.tensor(side.ids).long()].sum())
     if abs(counted - side.text_bytes) > 0.01 * side.text_bytes + len(side.digests):  # one space may be put before each
-        raise DataError(
+        raise SourceError(
             f"tokenizer '{tokenizer.name_or_path}' stands for {counted} bytes where the text has {side.text_bytes}: "
             "bits per byte need one that keeps all text, choose another"
         )

@@ -41,15 +41,11 @@ _LOADING_ERRORS = (
 """What datasets raises for text that cannot be had or read."""
 
 
-class DataError(SourceError):
-    """A corpus that cannot be had: one line saying what, where, and what to do about it."""
-
-
 def read_documents(config: DataConfig) -> Iterator[str]:
     """The configured corpus's documents that are not empty, in its own order, each read when it is asked for.
 
     Raises:
-        DataError: the text cannot be had, or is not text.
+        SourceError: the text cannot be had, or is not text.
     """
     rows: Iterable[Mapping[str, Any]]
     if config.source == DataSource.stdlib:
@@ -61,13 +57,13 @@ def read_documents(config: DataConfig) -> Iterator[str]:
         rows = _dataset_rows(config)
     for row in rows:
         if column not in row:
-            raise DataError(
+            raise SourceError(
                 f"data '{config.name}' at '{config.path}' has no column '{column}': "
                 f"set data.text_column to one of {', '.join(sorted(row))}"
             )
         text = row[column]
         if text is not None and not isinstance(text, str):
-            raise DataError(
+            raise SourceError(
                 f"data '{config.name}' at '{config.path}' holds {type(text).__name__} values in column '{column}', "
                 "not text: set data.text_column"
             )
@@ -81,12 +77,12 @@ def stdlib_documents() -> dict[str, str]:
     In an order that mixes prose and code and is the same for each Python version, though the texts may differ.
 
     Raises:
-        DataError: this Python was installed without them.
+        SourceError: this Python was installed without them.
     """
     try:
         from pydoc_data.topics import topics  # a slim Python may lack it
     except ImportError:
-        raise DataError(
+        raise SourceError(
             "this Python has no pydoc_data: install its whole standard library, or use data=dataset"
         ) from None
     folder = Path(sysconfig.get_path("stdlib"))
@@ -107,7 +103,7 @@ def _beginning(text: str) -> str:
 def _dataset_rows(config: DataConfig) -> Iterator[Mapping[str, Any]]:
     """The rows of a data set, with every error on the way, also one in the middle of a file, in one line."""
     if config.path is None:
-        raise DataError(f"data '{config.name}' needs a hub id or a local file or folder: set data.path")
+        raise SourceError(f"data '{config.name}' needs a hub id or a local file or folder: set data.path")
     datasets.disable_progress_bars()
     try:
         yield from _open_local(config, config.path) if is_local(config.path) else _open_hub(config, config.path)
@@ -115,7 +111,7 @@ def _dataset_rows(config: DataConfig) -> Iterator[Mapping[str, Any]]:
         raise
     except _LOADING_ERRORS as error:
         reason = one_line(error, config.path)
-        raise DataError(f"data '{config.name}' at '{config.path}' cannot be read: {reason}") from error
+        raise SourceError(f"data '{config.name}' at '{config.path}' cannot be read: {reason}") from error
 
 
 def _open_hub(config: DataConfig, path: str) -> Iterable[Mapping[str, Any]]:
@@ -138,7 +134,7 @@ def _open_local(config: DataConfig, path: str) -> Iterable[Mapping[str, Any]]:
     options: dict[str, Any] = {"split": config.split, "streaming": True}
     if place.is_file():
         if place.suffix not in FILE_FORMATS:
-            raise DataError(f"data '{config.name}': '{place}' is not one of {', '.join(FILE_FORMATS)}: convert it")
+            raise SourceError(f"data '{config.name}': '{place}' is not one of {', '.join(FILE_FORMATS)}: convert it")
         builder = FILE_FORMATS[place.suffix]
         options |= {"data_files": {config.split: str(place)}}
         if builder == "text":

@@ -1,7 +1,7 @@
 """Base models and tokenizers, from a :class:`~bench.config.sources.ModelConfig`.
 
-Every way in which a configuration can fail to be a model ends in a :class:`ModelError` of one line, because the harness
-checks all cells of a sweep before the first one starts and prints what it found.
+Every configuration that is not a model ends in a :class:`SourceError` of one line, because the harness checks all cells of
+a sweep before the first one starts and prints what it found.
 """
 
 from __future__ import annotations
@@ -40,10 +40,6 @@ PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 """Special tokens, with the ids 0, 1 and 2 in this order (1 and 2 are also what Llama's defaults say)."""
 
 
-class ModelError(SourceError):
-    """A base model or tokenizer that cannot be had: one line saying what, where, and what to do about it."""
-
-
 def load_model(config: ModelConfig, device: torch.device | str, seed: int) -> PreTrainedModel:
     """Build or load the model on the device, in the configured dtype and in eval mode.
 
@@ -51,7 +47,7 @@ def load_model(config: ModelConfig, device: torch.device | str, seed: int) -> Pr
     state stays as it was.
 
     Raises:
-        ModelError: there is no such model, or it needs what this machine lacks.
+        SourceError: there is no such model, or it needs what this machine lacks.
     """
     device = torch.device(device)
     generators = range(torch.cuda.device_count()) if device.type == "cuda" else ()
@@ -68,7 +64,7 @@ def meta_model(config: ModelConfig, device: torch.device | str = "meta") -> PreT
     Under torch's ``FakeTensorMode`` the device may be another one.
 
     Raises:
-        ModelError: as :func:`load_model`, as far as it can be told without the weights.
+        SourceError: as :func:`load_model`, as far as it can be told without the weights.
     """
     with _one_line_errors(config, config.path):
         model = _random(config, torch.device(device))
@@ -80,15 +76,15 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
     """The model's tokenizer.
 
     Raises:
-        ModelError: there is none, or it has more tokens than a model that it was not made for can embed.
+        SourceError: there is none, or it has more tokens than a model that it was not made for can embed.
     """
     source = config.tokenizer if config.tokenizer is not None else config.path
     with _one_line_errors(config, source):
         if source is None:
-            raise ModelError("there is no path to take a tokenizer from: set model.tokenizer=builtin")
+            raise SourceError("there is no path to take a tokenizer from: set model.tokenizer=builtin")
         tokenizer = _builtin_tokenizer() if source == BUILTIN else _saved_tokenizer(source, config)
         if config.tokenizer is not None and len(tokenizer) > (room := _architecture(config).vocab_size):
-            raise ModelError(
+            raise SourceError(
                 f"tokenizer '{source}' has {len(tokenizer)} tokens and the model has room for {room}: "
                 "raise vocab_size or choose another tokenizer"
             )
@@ -99,7 +95,7 @@ def build_tokenizer(texts: Iterable[str]) -> Tokenizer:
     """Train the builtin tokenizer: byte-level BPE, so that any text can be encoded and each token has a byte length.
 
     The file in ``assets`` was made, once, on CPython 3.11.7, and has been the same for everybody since:
-    ``build_tokenizer(bench.workload.corpus.stdlib_documents().values()).save(str(TOKENIZER_FILE))``.
+    ``build_tokenizer(bench.workload.documents.stdlib_documents().values()).save(str(TOKENIZER_FILE))``.
 
     Returns:
         a tokenizer of at most 4096 entries; the same texts give the same one.
@@ -130,7 +126,7 @@ def _saved_tokenizer(source: str, config: ModelConfig) -> PreTrainedTokenizerFas
     folder = _locate(source, ("tokenizer.json", "tokenizer_config.json"))
     tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise ModelError(f"tokenizer '{source}' is not a fast one (no tokenizer.json): convert it, or choose another")
+        raise SourceError(f"tokenizer '{source}' is not a fast one (no tokenizer.json): convert it, or choose another")
     return tokenizer
 
 
@@ -151,7 +147,7 @@ def _pretrained(config: ModelConfig, device: torch.device) -> PreTrainedModel:
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
         # transformers only logs this, and draws the missing weights at random
-        raise ModelError(
+        raise SourceError(
             f"the checkpoint at '{config.path}' lacks {len(missing)} weights, the first being {missing[0]}: "
             "it is not a whole causal language model, choose another"
         )
@@ -172,7 +168,7 @@ def _architecture(config: ModelConfig) -> PreTrainedConfig:
         return saved
     if config.architecture is None or config.architecture not in CONFIG_MAPPING:
         hint = _hint(str(config.architecture), list(CONFIG_MAPPING))
-        raise ModelError(f"architecture '{config.architecture}' is not a transformers model_type{hint}: correct it")
+        raise SourceError(f"architecture '{config.architecture}' is not a transformers model_type{hint}: correct it")
     config_class = CONFIG_MAPPING[config.architecture]
     _check_settings(config.settings, config_class)
     architecture: PreTrainedConfig = config_class(**config.settings)
@@ -190,13 +186,13 @@ def _check_settings(settings: dict[str, Any], config_class: type[PreTrainedConfi
         _check_keys("settings.rope_parameters", parameters, RopeParameters.__annotations__)
         kind = parameters.get("rope_type", "default")
         if kind not in (kinds := {"default", *ROPE_INIT_FUNCTIONS}):
-            raise ModelError(f"rope_type '{kind}' is unknown: choose one of {', '.join(sorted(kinds))}")
+            raise SourceError(f"rope_type '{kind}' is unknown: choose one of {', '.join(sorted(kinds))}")
 
 
 def _check_keys(where: str, given: Iterable[str], known: Collection[str]) -> None:
     for key in given:
         if key not in known:
-            raise ModelError(f"{where} has no '{key}' in this architecture{_hint(key, known)}: correct or remove it")
+            raise SourceError(f"{where} has no '{key}' in this architecture{_hint(key, known)}: correct or remove it")
 
 
 def _hint(word: str, known: Collection[str]) -> str:
@@ -206,7 +202,7 @@ def _hint(word: str, known: Collection[str]) -> str:
 
 def _model_path(config: ModelConfig) -> str:
     if config.path is None:
-        raise ModelError("a pretrained model needs a hub id or a local folder: set model.path")
+        raise SourceError("a pretrained model needs a hub id or a local folder: set model.path")
     path = _locate(config.path, ("config.json",))
     if is_local(config.path):
         _check_weights(Path(path))
@@ -221,13 +217,13 @@ def _check_weights(folder: Path) -> None:
     if missing and any((folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
         return  # torch's own format, which only loading can check
     if missing:
-        raise ModelError(f"the local folder '{folder}' has no {missing[0]}: give one written by save_pretrained")
+        raise SourceError(f"the local folder '{folder}' has no {missing[0]}: give one written by save_pretrained")
     for name in names:
         try:
             with safe_open(folder / name, framework="pt"):
                 pass
         except SafetensorError as error:
-            raise ModelError(f"{folder / name} is torn: {error}: copy it again") from error
+            raise SourceError(f"{folder / name} is torn: {error}: copy it again") from error
 
 
 def _locate(path: str, files: Collection[str]) -> str:
@@ -241,9 +237,9 @@ def _one_line_errors(config: ModelConfig, source: str | None) -> Iterator[None]:
     try:
         yield
     except SourceError as error:
-        raise ModelError(f"model '{config.name}': {error}") from error.__cause__
+        raise SourceError(f"model '{config.name}': {error}") from error.__cause__
     except ImportError as error:
         what = one_line(error, source).rstrip(".")
-        raise ModelError(f"model '{config.name}': {what}: install it, or choose another model.attention") from error
+        raise SourceError(f"model '{config.name}': {what}: install it, or choose another model.attention") from error
     except (OSError, ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
-        raise ModelError(f"model '{config.name}': {one_line(error, source)}") from error
+        raise SourceError(f"model '{config.name}': {one_line(error, source)}") from error

@@ -20,7 +20,7 @@ from bench.config.schema import (
 from bench.errors import UsageError
 from bench.records.cell import Cell, Reference
 from bench.records.results import CheckedCell
-from bench.workload.models import ModelError, meta_model
+from bench.workload.models import meta_model
 from bench.workload.plan import Plan, read_plan
 from methods import Method, MethodError, Unsupported
 from methods.anatomy import sizes_of
@@ -52,7 +52,7 @@ def resolve(config: Mapping[str, Any], here: bool = True) -> CheckedCell:
             _check_positions(plan, method, sizes_of(model).max_positions)
     except Unsupported as reason:
         return CheckedCell(cell, skip=str(reason))
-    except (ModelError, MethodError, ValueError) as error:
+    except (MethodError, ValueError) as error:
         raise UsageError(f"{plan.model.label}, {method.title}: {' '.join(str(error).split())}") from error
     return CheckedCell(cell, skip=None)
 

@@ -1,4 +1,4 @@
-"""A method beside its reference: what the comparison says of records whose truth is known."""
+"""A method vs. its reference: what the comparison says of records whose truth is known."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from bench.records import stats
 from bench.records.cell import Cell, Reference
 from bench.records.record import REFERENCE, TRAIN, UNMERGED, Measurement, Pairs, Record, Status
 from bench.records.store import read_paths
-from bench.report.comparison import grids
+from bench.report.comparison import comparison_tables
 from bench.report.frame import frame
 from bench.report.head_to_head import added_decode, decode, memory, prefill, reference_tables, speed
 from tests.fakes import make_cell, make_record
+from tests.reports import notes
 
 ROOT = Path(__file__).parent.parent
 POINT = (1, 128)
 PEFT = Reference("lora", "peft", 8)
+PEFT_SETTINGS = {"_target_": "methods.peft.Peft", "learning_rate": 1e-3, "type": "LORA", "config": {"r": 8}}
 
 
 def pairs(phase: str, arm: str, ratios: list[float], point: tuple[int, int] = POINT) -> list[Pairs]:
@@ -37,7 +39,7 @@ def pairs(phase: str, arm: str, ratios: list[float], point: tuple[int, int] = PO
 def record(cell: Cell | None = None, **of: list[float]) -> Record:
     """A record whose processes have the ratios given for ours, theirs and training steps."""
     cell = dataclasses.replace(cell or make_cell(), reference=PEFT)
-    cell = dataclasses.replace(cell, config={**cell.config, "reference": dict(cell.config["method"])})
+    cell = dataclasses.replace(cell, config={**cell.config, "reference": PEFT_SETTINGS})
     made = make_record(cell)
     ours, theirs, train = (of.get(name, [1.0, 1.0]) for name in ("ours", "theirs", "train"))
     timed = [
@@ -46,7 +48,7 @@ def record(cell: Cell | None = None, **of: list[float]) -> Record:
         for arm, r in ((UNMERGED, ours), (REFERENCE, theirs))
         for p in pairs(phase, arm, r)
     ]
-    mine = {reading.metric: reading for reading in made.measurements if reading.state == UNMERGED}
+    mine = {measurement.metric: measurement for measurement in made.measurements if measurement.state == UNMERGED}
     peak = dataclasses.replace(mine["train_peak_bytes"], value=1000) if "train_peak_bytes" in mine else None
     measurements = [r for r in made.measurements if r.metric != "train_peak_bytes"]
     measurements += [
@@ -119,14 +121,14 @@ def test_the_grid_marks_where_ours_is_ahead() -> None:
     noisy = [math.exp(rng.gauss(0, 0.05)) for _ in range(6)]
     ahead = record(ours=[1.05, 1.051, 1.049], theirs=[1.2, 1.2, 1.2], train=[0.9, 0.901, 0.899])
     level = record(make_cell("adapter", 16), ours=noisy, theirs=noisy[::-1], train=noisy)
-    (grid,) = reference_tables([ahead, level])
-    assert [row[0] for row in grid.rows] == ["adapter 16", "lora 8"]
-    assert "adapter 16: the reference is lora (peft) 8" in grid.footnotes
-    assert {(row, column) for row, column in grid.best if row == 1} == {(1, column) for column in range(1, 6)}
-    assert {(row, column) for row, column in grid.best if row == 0} == {(0, 2)}  # memory has no noise
-    assert grid.rows[1][1].startswith("1.111")
-    assert grid.rows[1][5].startswith("0.25 (0.2")
-    assert any("its reference None" in note for note in grid.footnotes)  # nothing was read of what the fake one trains
+    (table,) = reference_tables([ahead, level])
+    assert [row[0] for row in table.rows] == ["adapter b=16", "lora r=8"]
+    assert "adapter b=16: the reference is lora (peft) r=8" in notes(table)
+    assert {(row, column) for row, column in table.best if row == 1} == {(1, column) for column in range(1, 6)}
+    assert {(row, column) for row, column in table.best if row == 0} == {(0, 2)}  # memory has no noise
+    assert table.rows[1][1].startswith("1.111")
+    assert table.rows[1][5].startswith("0.25 (0.2")
+    assert any("its reference None" in note for note in notes(table))  # nothing was read of what the fake one trains
 
 
 def test_a_cell_that_ended_badly_is_not_compared() -> None:
@@ -137,8 +139,8 @@ def test_a_cell_that_ended_badly_is_not_compared() -> None:
 def test_the_rival_has_a_row_of_its_own() -> None:
     """In the table and in the exported frame the reference is a method like any other, with its own name."""
     one = record(ours=[1.05, 1.06], theirs=[1.2, 1.21])
-    (grid,) = grids([one], ("decode_ratio",))
-    rows = {row[0]: row for row in grid.rows if row[2] == REFERENCE}
+    (compared,) = comparison_tables([one])
+    rows = {row[0]: row for row in compared.rows if row[2] == REFERENCE}
     assert list(rows) == ["lora (peft)"]
     table = frame([one])
     theirs = table[table["state"] == REFERENCE].iloc[0]
@@ -168,7 +170,7 @@ def test_a_real_cell_measures_both(names: tuple[str, str], sharing: str, tmp_pat
     """Metrics of both sides, training steps of one against the other, and latency of both against the control: whether
     the arms have weights of their own or share them, of which one side may train what the other freezes."""
     found = sweep(tmp_path, f"method={names[0]}", f"method@reference={names[1]}", f"device.sharing={sharing}")
-    known = {(reading.metric, reading.state) for reading in found.measurements}
+    known = {(measurement.metric, measurement.state) for measurement in found.measurements}
     for metric in ("trained_parameters", "train_peak_bytes", "checkpoint_bytes", "decode_matmuls", "cache_length"):
         assert {(metric, UNMERGED), (metric, REFERENCE)} <= known
     timed = {(pairs.phase, pairs.arm) for pairs in found.pairs}

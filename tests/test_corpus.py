@@ -17,10 +17,10 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from bench.config.sources import DataConfig, DataSource, ModelConfig
+from bench.config.sources import DataConfig, DataSource, ModelConfig, SourceError
 from bench.workload import documents
-from bench.workload.corpus import Corpus, DataError, _token_bytes, load_corpus, stdlib_documents
-from bench.workload.documents import read_documents
+from bench.workload.corpus import Corpus, _token_bytes, load_corpus
+from bench.workload.documents import read_documents, stdlib_documents
 from bench.workload.models import load_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "conf" / "data"
@@ -234,7 +234,7 @@ def broken(folder: Path) -> DataConfig:
 )
 def test_data_that_cannot_be_had_are_said_in_one_line(config: Any, message: str, tmp_path: Path) -> None:
     """Each way to get the data wrong gives one line with the cause."""
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(SourceError, match=message) as caught:
         load(config(tmp_path))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
@@ -245,8 +245,8 @@ def test_a_tokenizer_that_drops_text_is_refused() -> None:
     backend = Tokenizer(models.WordLevel({"[UNK]": 0, "</s>": 1}, unk_token="[UNK]"))
     backend.decoder = decoders.WordPiece()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="[UNK]")
-    with pytest.raises(DataError, match="bits per byte need one that keeps all text"):
+    with pytest.raises(SourceError, match="bits per byte need one that keeps all text"):
         load_corpus(STDLIB, tokenizer, 2, 0, 1)
     tokenizer.eos_token = None
-    with pytest.raises(DataError, match="no eos token"):
+    with pytest.raises(SourceError, match="no eos token"):
         load_corpus(STDLIB, tokenizer, 2, 0, 1)

@@ -1,4 +1,4 @@
-"""Forecasts against what is measured: the same bytes and counts, without weights, data or a device."""
+"""Estimates vs. measurements: the same bytes and counts, without weights, data or a device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bench.commands import estimate
 from bench.commands.estimate import against_command, estimate_command
 from bench.config.compose import compose_run
 from bench.errors import UsageError
-from bench.estimate.estimate import RESERVE_BYTES, Comparison, Prediction, Request, value_of
+from bench.estimate.estimate import RESERVE_BYTES, Comparison, Estimate, Request
 from bench.instruments.fake import fake_tensors
 from bench.instruments.memory import BLOCK_BYTES, Category, MemoryPeak, StorageTracker
 from bench.instruments.steps import Decode, Prefill
@@ -35,11 +35,10 @@ from bench.probes.structure import MEANINGS
 from bench.records.record import CONTROL, UNMERGED, Measurement, Status
 from bench.records.store import Store
 from bench.runner.process import Outcome
-from bench.worker import estimate as forecaster
 from bench.worker.capacity import largest
 from bench.worker.check import check_elsewhere
-from bench.worker.estimate import ForecastTrainer, forecast
-from bench.workload.models import load_model
+from bench.worker.estimate import EstimateTrainer, estimate_cell
+from bench.workload.models import load_model, meta_model
 from bench.workload.plan import read_plan
 from bench.workload.resolve import resolve
 from bench.workload.training import Trainer
@@ -61,12 +60,16 @@ def configure(method: str, *overrides: str, family: str = "llama", layers: int =
     return {**config, "model": {**config["model"], "architecture": family, "settings": {**FAMILIES[family], **depth}}}
 
 
-def foretell(config: dict[str, Any], **asked: Any) -> Prediction:
-    return forecast(config, Request(**{"control": False, "serving": False, **asked}), str)
+def estimated(config: dict[str, Any], **asked: Any) -> Estimate:
+    """What a child estimates of the cell."""
+    found = estimate_cell(config, Request(**{"control": False, "serving": False, **asked}), str)
+    results = found.results
+    measured, missing = tuple(results.measurements), tuple(results.missing)
+    return Estimate(make_cell(), Status.OK, None, measured, missing, tuple(found.fits))
 
 
-def foretold_peak(found: Prediction) -> MemoryPeak:
-    values = {reading.metric: int(reading.value) for reading in found.measurements}
+def estimated_peak(found: Estimate) -> MemoryPeak:
+    values = {measurement.metric: int(measurement.value) for measurement in found.measurements}
     peak = MemoryPeak(*(values[f"train_{part}_bytes"] for part in PARTS), values["train_rounded_bytes"])
     assert peak.total_bytes == values["train_peak_bytes"]
     return peak
@@ -87,15 +90,15 @@ def measured(config: dict[str, Any]) -> tuple[MemoryPeak, int]:
 
 def check_equal(config: dict[str, Any]) -> None:
     peak, flops = measured(config)
-    found = foretell(config)
-    assert foretold_peak(found) == peak
-    assert foretold_peak(found).rounded_bytes == peak.rounded_bytes
-    assert value_of(found.measurements, "train_flops", UNMERGED) == flops
+    found = estimated(config)
+    assert estimated_peak(found) == peak
+    assert estimated_peak(found).rounded_bytes == peak.rounded_bytes
+    assert found.value("train_flops", UNMERGED) == flops
 
 
 @pytest.mark.parametrize(("dtype", "attention"), [("float32", "sdpa"), ("bfloat16", "sdpa"), ("float32", "eager")])
 @pytest.mark.parametrize("method", [*OWN, *OTHERS])
-def test_a_forecast_is_what_is_measured(method: str, dtype: str, attention: str) -> None:
+def test_an_estimate_is_what_is_measured(method: str, dtype: str, attention: str) -> None:
     """Peak, each category at it, its blocks and the FLOPs of a step: to the byte, for every method of ours."""
     check_equal(configure(method, f"model.dtype={dtype}", f"model.attention={attention}"))
 
@@ -103,23 +106,23 @@ def test_a_forecast_is_what_is_measured(method: str, dtype: str, attention: str)
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "llama"])
 @pytest.mark.parametrize("method", ["full", "prefix_tuning", "qlora"])
 def test_on_every_family(method: str, family: str) -> None:
-    """Tied weights, fused projections, dropout, normed queries: whatever the model has is in the forecast."""
+    """Tied weights, fused projections, dropout, normed queries: the estimate has whatever the model has."""
     check_equal(configure(method, family=family))
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "p_tuning_v2"])
 def test_activations_that_are_computed_again(method: str) -> None:
-    """Gradient checkpointing is the trainer's, and so the forecast's."""
+    """The trainer does gradient checkpointing, and so does the estimate."""
     kept = configure(method)
     again = configure(method, "workload.gradient_checkpointing=on")
     check_equal(again)
-    assert foretold_peak(foretell(again)).other_bytes < foretold_peak(foretell(kept)).other_bytes
+    assert estimated_peak(estimated(again)).other_bytes < estimated_peak(estimated(kept)).other_bytes
 
 
 def test_activations_that_a_card_computes_again() -> None:
     """Its kernels are taken in the second run of a layer as in the first: the two must keep the same tensors."""
     peaks = [
-        foretold_peak(foretell(configure("lora", "device=cuda", f"workload.gradient_checkpointing={switch}")))
+        estimated_peak(estimated(configure("lora", "device=cuda", f"workload.gradient_checkpointing={switch}")))
         for switch in ("off", "on")
     ]
     assert peaks[1].other_bytes < peaks[0].other_bytes
@@ -129,7 +132,7 @@ def test_activations_that_a_card_computes_again() -> None:
 def test_what_it_costs_at_inference(method: str) -> None:
     """Structure and cache of the base and of the method that serves are those of real models; so is the checkpoint."""
     config = configure(method)
-    found = forecast(config, Request(), str)
+    found = estimated(config, control=True, serving=True)
     plan = read_plan(config)
     model = load_model(plan.model, "cpu", 0)
     prompt = torch.ones(1, 8, dtype=torch.int64)
@@ -144,11 +147,11 @@ def test_what_it_costs_at_inference(method: str) -> None:
                 with StructureCounter() as counter:
                     steps.run(1)
                 for name in MEANINGS:
-                    foretold = value_of(found.measurements, f"{phase}_{name}", state, (1, 8))
-                    assert foretold == getattr(counter.result(), name), (state, phase, name)
-    assert value_of(found.measurements, "cache_length", UNMERGED, (1, 8)) == 8 + plan.method.virtual_tokens
+                    expected = found.value(f"{phase}_{name}", state, (1, 8))
+                    assert expected == getattr(counter.result(), name), (state, phase, name)
+    assert found.value("cache_length", UNMERGED, (1, 8)) == 8 + plan.method.virtual_tokens
     count = plan.method.count(load_model(plan.model, "cpu", 0))
-    assert value_of(found.measurements, "shipped_parameters", UNMERGED) == count.shipped
+    assert found.value("shipped_parameters", UNMERGED) == count.shipped
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -164,19 +167,17 @@ def test_the_size_of_a_checkpoint_is_that_of_its_files(method: str, dtype: str, 
 def test_ranks_that_nobody_knows_are_even() -> None:
     """Which triplets AdaLoRA keeps depends on the data: their number does not, and is spread evenly."""
     plan = read_plan(configure("adalora"))
-    found = forecast(configure("adalora"), Request(control=False), str)
+    found = estimated(configure("adalora"), serving=True)
     model = load_model(plan.model, "cpu", 0)
-    assert value_of(found.measurements, "shipped_parameters", UNMERGED) == plan.method.count(model).shipped
-    lora = forecast(configure("lora"), Request(control=False), str)
+    assert found.value("shipped_parameters", UNMERGED) == plan.method.count(model).shipped
+    lora = estimated(configure("lora"), serving=True)
     for metric in ("prefill_operations", "decode_flops"):
-        assert value_of(found.measurements, metric, UNMERGED, (1, 8)) == value_of(
-            lora.measurements, metric, UNMERGED, (1, 8)
-        )
+        assert found.value(metric, UNMERGED, (1, 8)) == lora.value(metric, UNMERGED, (1, 8))
 
 
 def test_what_everybody_knows_of_these_methods() -> None:
     """Full fine-tuning needs most; 4-bit weights are smaller; LoRA has next to no optimiser state."""
-    full, lora, qlora = (foretold_peak(foretell(configure(name))) for name in ("full", "lora", "qlora"))
+    full, lora, qlora = (estimated_peak(estimated(configure(name))) for name in ("full", "lora", "qlora"))
     assert full.total_bytes > lora.total_bytes > qlora.total_bytes
     assert qlora.weights_bytes < lora.weights_bytes
     assert lora.optimizer_state_bytes < full.optimizer_state_bytes / 10
@@ -187,15 +188,15 @@ def test_what_reads_data_is_refused() -> None:
     config = {**configure("peft_lora")}
     config["method"] = {**config["method"], "type": "SHIRA", "config": {"r": 4}}
     with pytest.raises(Unsupported, match="DynamicOutputShape"):
-        foretell(config)
+        estimated(config)
 
 
 def test_nothing_is_left_behind() -> None:
-    """After a forecast torch, transformers and bitsandbytes are as they were: QLoRA runs in this process."""
+    """After an estimate torch, transformers and bitsandbytes are as they were: QLoRA runs in this process."""
     import bitsandbytes
 
     before = (masking_utils.is_tracing, torch.utils.swap_tensors, dict(bitsandbytes.functional.name2qmap))
-    foretell(configure("qlora"))
+    estimated(configure("qlora"))
     after = (masking_utils.is_tracing, torch.utils.swap_tensors, dict(bitsandbytes.functional.name2qmap))
     assert after == before
     assert measured(configure("qlora"))[0].total_bytes > 0
@@ -205,11 +206,11 @@ def test_nothing_is_left_behind() -> None:
 
 
 def test_a_card_need_not_be_there() -> None:
-    """A cell with device=cuda is foretold on any machine, and still refused where it would run."""
+    """A cell with device=cuda is estimated on any machine, and still refused where it would run."""
     config = configure("lora", "device=cuda")
     (found,) = check_elsewhere([config], str)
     assert not isinstance(found, str) and found.skip is None
-    assert foretold_peak(foretell(config)).total_bytes > 0
+    assert estimated_peak(estimated(config)).total_bytes > 0
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="sees no CUDA device"):
             resolve(config)
@@ -217,7 +218,7 @@ def test_a_card_need_not_be_there() -> None:
 
 def test_adamw_has_temporaries_of_all_weights_on_cuda() -> None:
     """There torch updates all parameters at once, which full fine-tuning pays for with one more copy of them."""
-    on_cpu, on_cuda = (foretold_peak(foretell(configure("full", f"device={name}"))) for name in ("cpu", "cuda"))
+    on_cpu, on_cuda = (estimated_peak(estimated(configure("full", f"device={name}"))) for name in ("cpu", "cuda"))
     assert on_cuda.total_bytes >= on_cpu.gradients_bytes * 5
     assert on_cuda.total_bytes > on_cpu.total_bytes
 
@@ -317,14 +318,14 @@ def test_the_largest_is_the_largest(
 
 @pytest.mark.parametrize("method", ["lora", "prefix_tuning"])
 def test_the_largest_batch_and_length_by_brute_force(method: str) -> None:
-    """What is said to fit fits, and one more does not, each foretold as a cell of its own."""
+    """What is said to fit fits, and one more does not, each estimated as a cell of its own."""
     cards = (RESERVE_BYTES + 700_000, RESERVE_BYTES + 10)
-    fit, small = foretell(configure(method), cards=cards, largest=True).fits
+    fit, small = estimated(configure(method), cards=cards, largest=True).fits
     assert (small.fits, small.largest_batch, small.longest) == (False, 0, 0)
 
     def fits(batch: int, length: int) -> bool:
         config = configure(method, f"workload.train_batch_size={batch}", f"workload.train_length={length}")
-        return foretold_peak(foretell(config)).rounded_bytes <= cards[0] - RESERVE_BYTES
+        return estimated_peak(estimated(config)).rounded_bytes <= cards[0] - RESERVE_BYTES
 
     assert fit.largest_batch is not None and fit.longest is not None
     assert [fits(fit.largest_batch + more, 48) for more in (0, 1)] == [True, False]
@@ -337,9 +338,9 @@ def test_a_second_step_can_be_asked_for_again() -> None:
     """Another batch in between leaves the answer as it was, schedules of the method included."""
     plan = read_plan(configure("adalora"))
     with fake_tensors(cuda=False):
-        attached = plan.method.attach(forecaster.meta_model(plan.model, "cpu"))
-        trainer = ForecastTrainer(plan, attached)
-        trainer.first_step()
+        attached = plan.method.attach(meta_model(plan.model, "cpu"))
+        trainer = EstimateTrainer(plan, attached)
+        trainer.warm_up()
         first = trainer.tracked_step().rounded_bytes
         assert trainer.needed_bytes(3, 40) != first
         assert trainer.needed_bytes(2, 48) == first
@@ -356,7 +357,7 @@ def test_blocks_are_multiples_of_512_bytes() -> None:
 # --- the verb
 
 
-class HereLauncher:
+class HereRunner:
     """Runs what a child would in this process."""
 
     fails: frozenset[str] = frozenset()
@@ -374,17 +375,17 @@ class HereLauncher:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> type[HereLauncher]:
-    monkeypatch.setattr(estimate, "ProcessRunner", HereLauncher)
-    monkeypatch.setattr(HereLauncher, "fails", frozenset())
+def here(monkeypatch: pytest.MonkeyPatch) -> type[HereRunner]:
+    monkeypatch.setattr(estimate, "ProcessRunner", HereRunner)
+    monkeypatch.setattr(HereRunner, "fails", frozenset())
     monkeypatch.setenv("COLUMNS", "80")
-    return HereLauncher
+    return HereRunner
 
 
 NARROW = ["model.settings.num_hidden_layers=1", *SHORT]
 
 
-def test_the_tables_fit_80_columns(here: type[HereLauncher], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_fit_80_columns(here: type[HereRunner], capsys: pytest.CaptureFixture[str]) -> None:
     """Training, cards and inference, with the untouched base once, and a row's reason where there is no row."""
     status = estimate_command(
         ["method=lora,prefix_tuning,qlora", *NARROW], "24,0.5", largest=True, format="text", output=None
@@ -395,31 +396,31 @@ def test_the_tables_fit_80_columns(here: type[HereLauncher], capsys: pytest.Capt
     assert text.count("control") == 2  # prefill and decode
     for words in ("a training step of 2 x 48 tokens", "What fits which card", "no / no", "needs: the peak in blocks"):
         assert words in text
-    for name in ("lora 8", "prefix_tuning 20", "qlora 8"):
-        assert text.count(name) >= 4
+    for name in ("lora r=8", "prefix_tuning tokens=20", "qlora r=8"):
+        assert " ".join(text.split()).count(name) >= 4
 
 
 def test_rows_that_would_be_called_the_same_say_what_differs(
-    here: type[HereLauncher], capsys: pytest.CaptureFixture[str]
+    here: type[HereRunner], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two ranks are two names; two sets of targets are told apart by their values."""
     estimate_command(["method=lora", "method.alpha=8,16", *NARROW], "24", False, "md", None)
     text = capsys.readouterr().out
-    assert "| lora 8 alpha=8.0 |" in text and "| lora 8 alpha=16.0 |" in text
+    assert "| lora r=8 alpha=8.0 |" in text and "| lora r=8 alpha=16.0 |" in text
 
 
-def test_a_child_that_fails_is_a_row(here: type[HereLauncher], capsys: pytest.CaptureFixture[str]) -> None:
-    """The others are foretold all the same, and the status says that one was not."""
+def test_a_child_that_fails_is_a_row(here: type[HereRunner], capsys: pytest.CaptureFixture[str]) -> None:
+    """The others are estimated all the same, and the status says that one was not."""
     here.fails = frozenset({"Lora"})
     assert estimate_command(["method=lora,adapter", *NARROW], "24", False, "text", None) == 1
     text = " ".join(capsys.readouterr().out.split())
-    assert "lora 8: timeout: took longer than 1 s" in text
-    assert "adapter 16" in text and "control" in text
+    assert "lora r=8: timeout: took longer than 1 s" in text
+    assert "adapter b=16" in text and "control" in text
     with pytest.raises(UsageError, match="took longer"):
         estimate_command(["method=lora", *NARROW], "24", False, "text", None)
 
 
-def test_files_hold_base_units(here: type[HereLauncher], tmp_path: Path) -> None:
+def test_files_hold_base_units(here: type[HereRunner], tmp_path: Path) -> None:
     """CSV and JSON have one row a metric, the same in both, and cards among them."""
     overrides = ["method=lora", *NARROW]
     for format in ("csv", "json", "md"):
@@ -430,14 +431,14 @@ def test_files_hold_base_units(here: type[HereLauncher], tmp_path: Path) -> None
     assert {row["metric"] for row in rows} >= {"train_peak_bytes", "checkpoint_bytes", "decode_critical_path", "fits"}
     (peak,) = (row for row in rows if row["metric"] == "train_peak_bytes")
     assert isinstance(peak["value"], int) and peak["state"] == UNMERGED
-    assert "| lora 8 |" in (tmp_path / "out.md").read_text()
+    assert "| lora r=8 |" in (tmp_path / "out.md").read_text()
 
 
 def recorded(folder: Path, factor: float) -> Path:
     """A record whose peak is so many times what it would be."""
     (item,) = check_elsewhere([compose_run(["method=lora", *NARROW]).cells[0]], str)
     assert not isinstance(item, str)
-    peak = foretold_peak(foretell(dict(item.cell.config)))
+    peak = estimated_peak(estimated(dict(item.cell.config)))
     record = make_record(make_cell())
     measurements = (
         Measurement("train_peak_bytes", round(peak.total_bytes * factor), UNMERGED),
@@ -451,25 +452,25 @@ def recorded(folder: Path, factor: float) -> Path:
 
 
 @pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (1.009, 0), (1.02, 1), (0.98, 1)])
-def test_a_forecast_beside_a_measurement(
-    factor: float, status: int, here: type[HereLauncher], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_estimate_vs_a_measurement(
+    factor: float, status: int, here: type[HereRunner], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Side by side with the difference; status 1 where the peak is off by more than one in a hundred."""
     folder = recorded(tmp_path / "records", factor)
     assert against_command([folder], [], "text", None) == status
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
-    assert f"{1 / factor - 1:+.2%}" in text and "cuda alloc" in text
+    assert f"{1 / factor - 1:+.2%}" in text and "cuda allocated" in text
     assert against_command([folder], [], "json", None) == status
     rows = json.loads(capsys.readouterr().out)
     assert [row["metric"] for row in rows][:2] == ["train_peak_bytes", "train_weights_bytes"]
 
 
 def test_a_difference_of_nothing_is_none() -> None:
-    """No gradients foretold and none measured agree; some of none are infinitely many too much."""
+    """No gradients estimated and none measured agree; some instead of none are infinitely many too much."""
     row = Comparison("id", "lora", 8, "tiny", "train_peak_bytes", 0, 0)
     assert row.difference == 0 and not row.beyond
-    assert dataclasses.replace(row, predicted=1).beyond
+    assert dataclasses.replace(row, estimated=1).beyond
 
 
 def run_verb(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -483,15 +484,15 @@ def run_verb(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["method=lorra"], "unknown method"),
         (["--cards", "24,x"], "--cards 24,x: give the GiB"),
         (["--cards", "0"], "--cards 0: give the GiB"),
-        (["--format", "yaml"], "--format yaml: there are text, md, csv, json"),
-        (["--output", "out.md"], "--output needs --format"),
-        (["--against", "nowhere"], "nowhere is not there"),
+        (["--format", "yaml"], "invalid --format 'yaml': choose from text, md, csv, json"),
+        (["--output", "out.md"], "--output needs another --format"),
+        (["--against", "nowhere"], "nowhere does not exist"),
         (["--against", "results/reference/default", "method=lora"], "leave out method=lora"),
         (["method=lora", "method.rank=100000"], "rank 100000 is larger"),
     ],
 )
 def test_bad_input_is_one_line_with_status_2(arguments: list[str], says: str) -> None:
-    """Nothing is foretold and there is no traceback."""
+    """Nothing is estimated and there is no traceback."""
     done = run_verb(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -499,13 +500,13 @@ def test_bad_input_is_one_line_with_status_2(arguments: list[str], says: str) ->
 
 
 @pytest.mark.slow
-def test_the_committed_records_are_foretold_to_the_byte() -> None:
+def test_the_committed_records_are_estimated_to_the_byte() -> None:
     """The verb as it is typed, children and all, over the reference study: every method, each category."""
     done = run_verb("--against", "results/reference/default", "--format", "json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert len(rows) >= 5 * len(OWN)
-    assert all(row["predicted"] == row["measured"] for row in rows)
+    assert all(row["estimated"] == row["measured"] for row in rows)
 
 
 def test_the_parent_loads_no_torch() -> None:

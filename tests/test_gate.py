@@ -19,13 +19,14 @@ from rich.console import Console
 from bench.errors import UsageError
 from bench.gate.baseline import Baseline, load_baseline, make_baseline, save_baseline, summarize
 from bench.gate.compare import check_cell, partner, worst
-from bench.gate.report import github_annotations, print_checked, print_conclusion, write_junit
+from bench.gate.report import checks_report, github_annotations, write_junit
 from bench.gate.rerun import check_again, check_against, status_of
 from bench.gate.rule import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 from bench.records.cell import OURS, Cell
 from bench.records.record import CONTROL, UNMERGED, Measurement, Record, Status
 from bench.records.store import Store
-from tests.fakes import known, make_cell, make_record, pairs_at, resolved
+from tests.fakes import checked_cells, known, make_cell, make_record, pairs_at
+from tests.reports import printed
 
 SPREAD = (-0.01, -0.006, -0.002, 0.002, 0.006, 0.01)
 """Six processes around nothing."""
@@ -121,8 +122,8 @@ def test_false_alarms_and_detections_by_simulation() -> None:
 
 
 def verdicts(kept: Record, now: Record | None, **options: object) -> dict[str, Verdict]:
-    checked = check_cell(summarize(kept), now, options.pop("threshold", None), **options)  # type: ignore[arg-type]
-    return {f"{one.metric} {one.place}": one.verdict for one in checked}
+    checks = check_cell(summarize(kept), now, options.pop("threshold", None), **options)  # type: ignore[arg-type]
+    return {f"{one.metric} {one.place}": one.verdict for one in checks}
 
 
 def test_the_same_run_passes_whole() -> None:
@@ -319,7 +320,7 @@ class Runs:
         self.records = [record(center, cell=cell) for center in centers]
         self.count = 0
 
-    def __call__(self, cell: Cell, study: str, listen: object) -> Record:
+    def measure(self, cell: Cell, study: str, listen: object) -> Record:
         self.count += 1
         return self.records[self.count - 1]
 
@@ -335,13 +336,13 @@ class Runs:
 )
 def test_a_slower_cell_is_run_once_more(tmp_path: Path, centers: list[float], runs: int, verdict: Verdict) -> None:
     """And nothing else is; both runs leave their records."""
-    (item,) = resolved("lora")
-    measure = Runs(centers, item.cell)
+    (item,) = checked_cells("lora")
+    engine = Runs(centers, item.cell)
     baseline = make_baseline("b", [record(cell=item.cell)])
     console = Console(file=io.StringIO())
-    checked = check_again(baseline, [item], Store(tmp_path / "c"), measure, None, console)
-    assert measure.count == runs
-    assert {one.verdict for one in checked if one.timed} == {verdict}
+    checks = check_again(baseline, [item], Store(tmp_path / "c"), engine, None, console)
+    assert engine.count == runs
+    assert {one.verdict for one in checks if one.timed} == {verdict}
     assert len(list(tmp_path.rglob("*.json"))) == runs
 
 
@@ -357,7 +358,7 @@ def test_a_baseline_comes_back_as_it_was(tmp_path: Path) -> None:
     assert found == baseline
     (latency,) = found.cells[0].latencies
     assert latency.log_ratios == pytest.approx(SPREAD)
-    assert {reading.metric for reading in found.cells[0].exact} == {"decode_matmuls"}
+    assert {measurement.metric for measurement in found.cells[0].exact} == {"decode_matmuls"}
 
 
 def test_a_baseline_is_not_overwritten(tmp_path: Path) -> None:
@@ -416,13 +417,13 @@ def test_a_name_that_is_no_file_is_refused(tmp_path: Path, name: str) -> None:
 def test_a_missing_baseline_names_those_there_are(tmp_path: Path) -> None:
     """And how to make one."""
     saved(tmp_path)
-    with pytest.raises(UsageError, match=r"there are main.*baseline save other"):
+    with pytest.raises(UsageError, match=r"choose from main.*baseline save other"):
         load_baseline(tmp_path, "other")
 
 
 def test_records_that_failed_make_no_baseline() -> None:
     """There is nothing to keep."""
-    with pytest.raises(UsageError, match="ended well"):
+    with pytest.raises(UsageError, match="is ok"):
         make_baseline("main", [make_record(make_cell(), status=Status.FAILED)])
 
 
@@ -449,12 +450,12 @@ def _calm(cell: Cell) -> dict[str, object]:
 def test_junit_is_valid(tmp_path: Path, strict: bool) -> None:
     """By the schema, with a case a metric; what regressed failed, what is not known is skipped or, strictly, failed."""
     path = tmp_path / "gate.xml"
-    checked = check_against(base(), everything(), None)
-    write_junit(checked, "main", strict, path)
+    checks = check_against(base(), everything(), None)
+    write_junit(checks, "main", strict, path)
     xmlschema.validate(str(path), str(SCHEMA))
     text = path.read_text()
-    assert text.count("<testcase") == len(checked)
-    unknown = sum(one.verdict in (Verdict.AMBIGUOUS, Verdict.INCOMPARABLE) for one in checked)
+    assert text.count("<testcase") == len(checks)
+    unknown = sum(one.verdict in (Verdict.AMBIGUOUS, Verdict.INCOMPARABLE) for one in checks)
     assert text.count("<failure") == 1 + unknown * strict
     assert text.count("<skipped") == unknown * (not strict)
 
@@ -479,15 +480,11 @@ def test_annotations_of_github() -> None:
 
 def test_what_people_see() -> None:
     """Every verdict with its change, the improvement, and the command that moves the baseline, in 80 columns."""
-    console = Console(file=io.StringIO(), width=80)
-    checked = check_against(base(), everything(), None)
-    print_checked(checked, console)
-    print_conclusion(checked, "python -m bench baseline save main results --replace", console)
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
+    checks = check_against(base(), everything(), None)
+    text = printed(checks_report(checks, "python -m bench baseline save main results --replace"))
     for word in (*Verdict, "faster: ", "baseline save main results --replace"):
         assert str(word) in text
-    assert max(map(len, text.splitlines())) <= 80 + len("to keep what was gained, move the baseline: ")
+    assert max(map(len, text.splitlines())) <= 80 + len("to keep the gain, move the baseline: ")
 
 
 def test_the_environment_of_tests_is_no_runner() -> None:
