@@ -21,12 +21,11 @@ from transformers import PreTrainedModel
 from methods.anatomy import Projection, anatomy_of
 from methods.base import Attached, Count, Method
 from methods.errors import MethodError
-from methods.low_rank import (
+from methods.lora import (
     Branch,
-    LowRank,
     LowRankAttached,
+    NewBranch,
     Product,
-    attach_branches,
     check_rank,
     fold_into_weight,
     restore_branches,
@@ -132,7 +131,7 @@ class Adalora(Method):
             like = {"device": next(base.parameters()).device, "dtype": model.dtype}
             return Triplets(projection, self.start, self.scale, **like)
 
-        return AdaloraAttached(self, model, attach_branches(model, self.projections(model), branch))
+        return AdaloraAttached(self, model, branch)
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
@@ -192,8 +191,8 @@ class AdaloraAttached(LowRankAttached):
 
     method: Adalora
 
-    def __init__(self, method: Adalora, model: PreTrainedModel, wrappers: Mapping[str, LowRank]) -> None:
-        super().__init__(method, model, wrappers, fold_into_weight)
+    def __init__(self, method: Adalora, model: PreTrainedModel, branch: NewBranch) -> None:
+        super().__init__(method, model, method.projections(model), branch, fold_into_weight)
         self.triplets = [cast(Triplets, branch) for _, branch in self.branches()]
         tensors = [tensor for t in self.triplets for tensor in (t.P, t.lam, t.Q)]
         self.importance = Importance(tensors, method.beta1, method.beta2)

@@ -21,8 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from methods.anatomy import ALL_LINEAR, Projection, anatomy_of, linear_shape
 from methods.base import Attached, Count, Method
 from methods.errors import Unsupported
-from methods.lora import Lora, attach_lora
-from methods.low_rank import expect_branches, restore_branches
+from methods.lora import Lora, attach_lora, expect_branches, restore_branches
 from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
 
