@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from methods.anatomy import Projection, anatomy_of
+from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method
 from methods.errors import MethodError
 from methods.lora import (
@@ -26,10 +26,10 @@ from methods.lora import (
     LowRankAttached,
     NewBranch,
     Product,
-    check_rank,
     fold_into_weight,
     restore_branches,
 )
+from methods.projections import Projection, check_rank
 from methods.validators import (
     AtLeast,
     Fraction,

@@ -19,10 +19,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from methods.anatomy import Projection, anatomy_of
+from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
-from methods.errors import MethodError
+from methods.projections import Projection, check_rank
 from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
 Product = tuple[Projection, Tensor, Tensor]
@@ -227,19 +227,6 @@ def expect_branches(method: Method, projections: Sequence[Projection], shipped: 
         rank = a.shape[0] if a is not None and a.ndim == 2 else 0
         shapes |= {f"{p.label}.A": (rank, p.in_features), f"{p.label}.B": (p.out_features, rank)}
     expect(shipped, shapes, method.name)
-
-
-def check_rank(rank: int, projections: Sequence[Projection]) -> None:
-    """Refuses a rank that is larger than a layer.
-
-    Raises:
-        MethodError: naming the layer and the largest rank that it takes.
-    """
-    narrowest = min(projections, key=lambda projection: min(projection.in_features, projection.out_features))
-    most = min(narrowest.in_features, narrowest.out_features)
-    if rank > most:
-        shape = f"{narrowest.in_features} x {narrowest.out_features}"
-        raise MethodError(f"rank {rank} is larger than layer {narrowest.path} ({shape}); use at most {most}")
 
 
 def fold_into_weight(base: nn.Module, projection: Projection, delta: Tensor) -> None:

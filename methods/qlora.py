@@ -18,10 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from methods.anatomy import ALL_LINEAR, Projection, anatomy_of, linear_shape
+from methods.anatomy import ALL_LINEAR, anatomy_of
 from methods.base import Attached, Count, Method
 from methods.errors import Unsupported
 from methods.lora import Lora, attach_lora, expect_branches, restore_branches
+from methods.projections import Projection, linear_shape
 from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
 
