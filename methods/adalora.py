@@ -14,12 +14,12 @@ from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method
+from methods.compat import has_values
 from methods.errors import MethodError
 from methods.lora import (
     Branch,
@@ -249,10 +249,14 @@ class AdaloraAttached(LowRankAttached):
         return [t.folded(kept) for t, kept in zip(self.triplets, self._kept(), strict=True)]
 
     def _kept(self) -> Sequence[Tensor | slice]:
-        """The triplets that serve; of tensors without data, which have no importance, the same number everywhere."""
-        if any(isinstance(kept, FakeTensor) for kept in self.keep):
-            return [slice(self.method.rank)] * len(self.keep)
-        return self.keep
+        """The triplets of each projection that serve.
+
+        Which of them are important depends on data. Where there are none, each projection gets the average number of
+        the final budget: the sum over all of them is then right, and so is every size that depends on it.
+        """
+        if all(has_values(kept) for kept in self.keep):
+            return self.keep
+        return [slice(self.method.rank)] * len(self.keep)
 
     def serve(self) -> None:
         if not self.triplets:
