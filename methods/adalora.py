@@ -14,23 +14,22 @@ from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from methods.anatomy import Projection, anatomy_of
+from methods.anatomy import anatomy_of
 from methods.base import Attached, Count, Method
+from methods.compat import has_values
 from methods.errors import MethodError
-from methods.low_rank import (
+from methods.lora import (
     Branch,
-    LowRank,
     LowRankAttached,
+    NewBranch,
     Product,
-    attach_branches,
-    check_rank,
     fold_into_weight,
     restore_branches,
 )
+from methods.projections import Projection, check_rank
 from methods.validators import (
     AtLeast,
     Fraction,
@@ -132,7 +131,7 @@ class Adalora(Method):
             like = {"device": next(base.parameters()).device, "dtype": model.dtype}
             return Triplets(projection, self.start, self.scale, **like)
 
-        return AdaloraAttached(self, model, attach_branches(model, self.projections(model), branch))
+        return AdaloraAttached(self, model, branch)
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
@@ -192,8 +191,8 @@ class AdaloraAttached(LowRankAttached):
 
     method: Adalora
 
-    def __init__(self, method: Adalora, model: PreTrainedModel, wrappers: Mapping[str, LowRank]) -> None:
-        super().__init__(method, model, wrappers, fold_into_weight)
+    def __init__(self, method: Adalora, model: PreTrainedModel, branch: NewBranch) -> None:
+        super().__init__(method, model, method.projections(model), branch, fold_into_weight)
         self.triplets = [cast(Triplets, branch) for _, branch in self.branches()]
         tensors = [tensor for t in self.triplets for tensor in (t.P, t.lam, t.Q)]
         self.importance = Importance(tensors, method.beta1, method.beta2)
@@ -250,10 +249,14 @@ class AdaloraAttached(LowRankAttached):
         return [t.folded(kept) for t, kept in zip(self.triplets, self._kept(), strict=True)]
 
     def _kept(self) -> Sequence[Tensor | slice]:
-        """The triplets that serve; of tensors without data, which have no importance, the same number everywhere."""
-        if any(isinstance(kept, FakeTensor) for kept in self.keep):
-            return [slice(self.method.rank)] * len(self.keep)
-        return self.keep
+        """The triplets of each projection that serve.
+
+        Which of them are important depends on data. Where there are none, each projection gets the average number of
+        the final budget: the sum over all of them is then right, and so is every size that depends on it.
+        """
+        if all(has_values(kept) for kept in self.keep):
+            return self.keep
+        return [slice(self.method.rank)] * len(self.keep)
 
     def serve(self) -> None:
         if not self.triplets:

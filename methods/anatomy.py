@@ -13,9 +13,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from methods.errors import MethodError
+from methods.projections import Projection, linear_shape
 
 ALL_LINEAR = "all-linear"
 
@@ -96,42 +96,6 @@ FAMILIES = (
 )
 
 
-@dataclass(frozen=True)
-class Projection:
-    """One linear map of one layer: a whole module, or one part of a fused one.
-
-    Rows of the fused weight [out, in] are read as [groups, parts, size, in]; ``part`` picks [groups, size, in].
-    """
-
-    layer: int
-    role: str
-    path: str
-    """Module path from the model."""
-    in_features: int
-    out_features: int
-    """Rows of this part alone."""
-    part: int = 0
-    parts: int = 1
-    groups: int = 1
-
-    def pick(self, y: Tensor) -> Tensor:
-        """View of this projection's share of ``y`` [..., all parts], shaped [..., groups, size]."""
-        if self.groups == 1:  # the same with fewer views, which at decode count
-            return y.narrow(-1, self.part * self.out_features, self.out_features).unsqueeze(-2)
-        parts: Tensor = y.unflatten(-1, (self.groups, self.parts, -1))
-        return parts[..., self.part, :]
-
-    def shape(self, delta: Tensor) -> Tensor:
-        """``delta`` [..., out_features] in the shape that `pick` gives."""
-        shaped: Tensor = delta.unflatten(-1, (self.groups, -1))
-        return shaped
-
-    @property
-    def label(self) -> str:
-        """``3.v``: layer and role, the stable name of this projection in checkpoints."""
-        return f"{self.layer}.{self.role}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Sizes of one model, whatever its family: L layers, hidden size d, key/value width d_kv = KV heads x head size."""
@@ -201,15 +165,6 @@ class Anatomy(Sizes):
     def outputs(self, role: str) -> Iterator[str]:
         """Paths of the modules with ``role``, layer by layer."""
         return (f"{layer}.{self.family.slots[role].path}" for layer in self.layers)
-
-
-def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear module, whichever way round it stores its weight, quantised or not."""
-    if isinstance(module, Conv1D):
-        return int(module.nf), int(module.nx)
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    raise MethodError(f"expected a linear layer, found {type(module).__name__}")
 
 
 def anatomy_of(model: PreTrainedModel) -> Anatomy:

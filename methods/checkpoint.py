@@ -15,7 +15,7 @@ size d, bottleneck b, k virtual tokens):
 | p_tuning_v2 | ``prompts`` [L, k, d] |
 
 The header's entries: ``format`` "pt", ``layout`` (`LAYOUT`), ``method``, and as JSON ``settings``, ``base``
-(`methods.base.base_of`) and ``ranks`` (of each projection by label, for low-rank methods).
+(`methods.attached.base_of`) and ``ranks`` (of each projection by label, for low-rank methods).
 """  # noqa: E501  # a table's row is one line
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Origin:
     method: str
     settings: dict[str, object]
     base: dict[str, object]
-    """`methods.base.base_of` the model that it was made on."""
+    """`methods.attached.base_of` the model that it was made on."""
     ranks: dict[str, int] = field(default_factory=dict)
     """Of each projection by label: peft has one rank a module, and some modules hold several projections."""
 
@@ -119,7 +119,7 @@ class PeftFormat(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder written by `methods.base.Attached.save`, or by peft."""
+    """A folder written by `methods.attached.Attached.save`, or by peft."""
 
     tensors: dict[str, Tensor]
     origin: Origin | None

@@ -1,4 +1,4 @@
-"""What transformers calls differently from one release to the next; the oldest that is served is 5.17."""
+"""What differs between releases of transformers (the oldest supported is 5.17), and between kinds of tensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -55,6 +57,11 @@ def recompute_activations(
     new = "activation_checkpointing_enable"
     turn_on = getattr(model, new if hasattr(model, new) else "gradient_checkpointing_enable")
     turn_on({"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())})
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor can be read: not those on the meta device, nor those of torch's fake tensors."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
 
 
 def _field(output: Any) -> str:

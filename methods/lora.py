@@ -2,32 +2,35 @@
 
 W x becomes W x + (alpha / r) B A x with A [r, in] drawn at random and B [out, r] zero (section 4.1). With ``rslora``
 the factor is alpha / sqrt(r) (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732).
+
+`LowRank` stands in the place of a linear module and adds a `Branch` to it. AdaLoRA and QLoRA use both, too.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from methods.anatomy import Projection, anatomy_of
-from methods.base import Attached, Count, Method
-from methods.low_rank import (
-    Branch,
-    Fold,
-    LowRankAttached,
-    attach_branches,
-    check_rank,
-    fold_into_weight,
-    restore_branches,
-    scale_of,
-)
+from methods.anatomy import anatomy_of
+from methods.base import Attached, Count, Method, freeze
+from methods.checkpoint import expect
+from methods.projections import Projection, check_rank
 from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
+
+Product = tuple[Projection, Tensor, Tensor]
+"""A projection with its A [r, in] and B [out, r]."""
+NewBranch = Callable[[Projection, nn.Module], nn.Module]
+"""Makes the branch of a projection, given the base module."""
+Fold = Callable[[nn.Module, Projection, Tensor], None]
+"""Adds delta [out, in] to one projection's share of the weight of a base module."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +73,111 @@ class Lora(Method):
         return restore_branches(self, model, self.projections(model), shipped, self.scale, fold_into_weight)
 
 
-def attach_lora(method: Method, lora: Lora, model: PreTrainedModel, fold: Fold) -> LowRankAttached:
-    """New branches on the targets of ``lora``, on behalf of ``method``.
+def scale_of(alpha: float, rank: int, rslora: bool = False) -> float:
+    """What B A is multiplied by: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    return alpha / (math.sqrt(rank) if rslora else rank)
 
-    A is uniform as in the authors' code (Kaiming, a = sqrt 5), B is zero, so that nothing changes at first.
+
+class Branch(nn.Module):
+    """scale * (x A^T) B^T, with A [r, in] and B [out, r]."""
+
+    def __init__(self, a: Tensor, b: Tensor, scale: float, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.A = nn.Parameter(a)
+        self.B = nn.Parameter(b)
+        self.scale = scale
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] to [..., out], not scaled: the caller scales and adds in one operation."""
+        if self.dropout and self.training:
+            x = functional.dropout(x, self.dropout)
+        return functional.linear(functional.linear(x, self.A), self.B)
+
+    def delta(self) -> Tensor:
+        """The change of the weight [out, in], in float32."""
+        return self.scale * (self.B.float() @ self.A.float())
+
+
+class LowRank(nn.Module):
+    """A linear module with low-rank branches beside it, each of which adds to its own share of y = base(x)."""
+
+    def __init__(self, base: nn.Module, projections: Sequence[Projection], branches: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.base = base
+        self.projections = tuple(projections)
+        self.branches = nn.ModuleList(branches)
+        self.fused = projections[0].parts > 1
+        # Autograd refuses to change in place a view of what a custom function returned, as quantized layers do.
+        self.copies = type(base) not in (nn.Linear, Conv1D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] to [..., all parts]."""
+        y: Tensor = self.base(x)
+        # The branches' forward is called directly: at decode, calling a module costs a tenth of what a branch costs.
+        if not self.fused:
+            (branch,) = self.branches
+            return torch.add(y, branch.forward(x), alpha=cast(float, branch.scale))
+        if self.copies:
+            y = y.clone()
+        for projection, branch in zip(self.projections, self.branches, strict=True):
+            # y is a new tensor, which no linear map needs for its backward pass
+            projection.pick(y).add_(projection.shape(branch.forward(x)), alpha=cast(float, branch.scale))
+        return y
+
+
+class LowRankAttached(Attached):
+    """Low-rank branches inside a model, one `LowRank` in the place of each target module."""
+
+    def __init__(
+        self, method: Method, model: PreTrainedModel, projections: Sequence[Projection], branch: NewBranch, fold: Fold
+    ) -> None:
+        super().__init__(method, model)
+        freeze(model)
+        self.fold = fold
+        self.wrappers: dict[str, LowRank] = {}
+        by_path: dict[str, list[Projection]] = {}
+        for projection in projections:
+            by_path.setdefault(projection.path, []).append(projection)
+        for path, parts in by_path.items():
+            base = model.get_submodule(path)
+            self.wrappers[path] = LowRank(base, parts, [branch(part, base) for part in parts])
+            self.replace_module(path, self.wrappers[path])
+
+    def branches(self) -> list[tuple[Projection, nn.Module]]:
+        """Every projection with its branch."""
+        return [
+            (projection, branch)
+            for wrapper in self.wrappers.values()
+            for projection, branch in zip(wrapper.projections, wrapper.branches, strict=True)
+        ]
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{projection.label}.{name}": parameter
+            for projection, branch in self.branches()
+            for name, parameter in branch.named_parameters()
+        }
+
+    def products(self) -> list[Product]:
+        """Every projection with the A and B that it serves with."""
+        branches = cast("list[tuple[Projection, Branch]]", self.branches())
+        return [(projection, branch.A.detach(), branch.B.detach()) for projection, branch in branches]
+
+    def _merge(self) -> None:
+        self.serve()
+        with torch.no_grad():
+            for wrapper in self.wrappers.values():
+                for projection, branch in zip(wrapper.projections, wrapper.branches, strict=True):
+                    self.fold(wrapper.base, projection, cast(Branch, branch).delta())
+        self._detach()
+
+
+def attach_lora(method: Method, lora: Lora, model: PreTrainedModel, fold: Fold) -> LowRankAttached:
+    """Attaches new branches to the targets of ``lora``, on behalf of ``method``.
+
+    A is uniform as in the authors' code (Kaiming, a = sqrt 5) and B is zero, so nothing changes at first.
     """
-    lora.check(model)
 
     def branch(projection: Projection, base: nn.Module) -> Branch:
         like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
@@ -83,4 +185,57 @@ def attach_lora(method: Method, lora: Lora, model: PreTrainedModel, fold: Fold) 
         nn.init.kaiming_uniform_(a, a=math.sqrt(5))
         return Branch(a, torch.zeros(projection.out_features, lora.rank, **like), lora.scale, lora.dropout)
 
-    return LowRankAttached(method, model, attach_branches(model, lora.projections(model), branch), fold)
+    return LowRankAttached(method, model, lora.projections(model), branch, fold)
+
+
+def restore_branches(
+    method: Method,
+    model: PreTrainedModel,
+    projections: Sequence[Projection],
+    shipped: Mapping[str, Tensor],
+    scale: float,
+    fold: Fold,
+) -> LowRankAttached:
+    """Attaches branches made of ``label.A`` [r, in] and ``label.B`` [out, r]; ranks may differ and may be 0.
+
+    Raises:
+        MethodError: the tensors do not fit.
+    """
+    expect_branches(method, projections, shipped)
+
+    def branch(projection: Projection, base: nn.Module) -> Branch:
+        like: dict[str, Any] = {"device": next(base.parameters()).device, "dtype": model.dtype}
+        # copies, because tensors of a file are not aligned in memory as matrix products like them
+        a, b = (shipped[f"{projection.label}.{part}"].to(**like, copy=True) for part in "AB")
+        return Branch(a, b, scale)
+
+    attached = LowRankAttached(method, model, projections, branch, fold)
+    attached.serve()
+    return attached
+
+
+def expect_branches(method: Method, projections: Sequence[Projection], shipped: Mapping[str, Tensor]) -> None:
+    """Refuses tensors that are not ``label.A`` [r, in] and ``label.B`` [out, r] of each projection.
+
+    Raises:
+        MethodError: naming what is missing, surplus or of another shape.
+    """
+    # The rank is the checkpoint's (AdaLoRA's differ from layer to layer), the other sizes are the model's.
+    shapes: dict[str, tuple[int, ...]] = {}
+    for p in projections:
+        a = shipped.get(f"{p.label}.A")
+        rank = a.shape[0] if a is not None and a.ndim == 2 else 0
+        shapes |= {f"{p.label}.A": (rank, p.in_features), f"{p.label}.B": (p.out_features, rank)}
+    expect(shipped, shapes, method.name)
+
+
+def fold_into_weight(base: nn.Module, projection: Projection, delta: Tensor) -> None:
+    """W + delta on the rows of one projection, added in float32 and rounded once to the weight's dtype.
+
+    The sum becomes a new parameter of ``base``: another model may share the storage of the old one.
+    """
+    weight = cast(nn.Parameter, base.weight).detach().clone()
+    rows = weight.t() if isinstance(base, Conv1D) else weight  # Conv1D stores [in, out]
+    view = rows.unflatten(0, (projection.groups, projection.parts, -1))[:, projection.part]
+    view.copy_(view.float() + delta.unflatten(0, (projection.groups, -1)))
+    base.weight = nn.Parameter(weight, requires_grad=False)

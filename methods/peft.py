@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.base import Attached, Count, Method, occupied
+from methods.attached import occupied
+from methods.base import Attached, Count, Method
 from methods.checkpoint import expect
 from methods.errors import MethodError, Unsupported
 from methods.peft_model import ADAPTER, PeftAttached, library, refusals, tensors_of, try_out

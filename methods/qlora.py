@@ -7,22 +7,20 @@ to the dequantised weight and quantises the sum again, which rounds it: the merg
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from methods.anatomy import ALL_LINEAR, Projection, anatomy_of, linear_shape
+from methods.anatomy import ALL_LINEAR, anatomy_of
 from methods.base import Attached, Count, Method
 from methods.errors import Unsupported
-from methods.lora import Lora, attach_lora
-from methods.low_rank import expect_branches, restore_branches
+from methods.lora import Lora, attach_lora, expect_branches, restore_branches
+from methods.projections import Projection, linear_shape
 from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
 
@@ -80,18 +78,16 @@ class Qlora(Method):
 def quantise(model: PreTrainedModel, double_quantisation: bool) -> None:
     """Replaces every linear layer of the decoder by an NF4 one, in place; embeddings and output head stay."""
     bnb = _bitsandbytes()
-    with _own_tables(bnb, next(model.parameters())):
-        for projection in anatomy_of(model).projections(model, [ALL_LINEAR]):
-            base = model.get_submodule(projection.path)
-            if not isinstance(base, bnb.nn.Linear4bit):
-                model.set_submodule(projection.path, _nf4_layer(base, bnb, model.dtype, double_quantisation))
+    for projection in anatomy_of(model).projections(model, [ALL_LINEAR]):
+        base = model.get_submodule(projection.path)
+        if not isinstance(base, bnb.nn.Linear4bit):
+            model.set_submodule(projection.path, _nf4_layer(base, bnb, model.dtype, double_quantisation))
 
 
 def _nf4_layer(base: nn.Module, bnb: Any, dtype: torch.dtype, double_quantisation: bool) -> nn.Module:
     rows, columns = linear_shape(base)
     weight = cast(Tensor, base.weight).data
-    with unset_fake_temporarily():  # its own class of parameters can't hold a fake tensor
-        layer = bnb.nn.Linear4bit(columns, rows, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
+    layer = bnb.nn.Linear4bit(columns, rows, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
     dense = weight.t() if isinstance(base, Conv1D) else weight
     _set_weight(layer, dense, bnb, double_quantisation)
     layer.bias = base.bias
@@ -104,43 +100,21 @@ def _nf4_layer(base: nn.Module, bnb: Any, dtype: torch.dtype, double_quantisatio
 
 
 def _set_weight(layer: Any, dense: Tensor, bnb: Any, double_quantisation: bool) -> None:
-    if isinstance(dense, FakeTensor):
-        layer.weight = _packed(dense, bnb, double_quantisation)
-        return
-    packed = bnb.nn.Params4bit(
-        dense.contiguous(),
-        requires_grad=False,
-        compress_statistics=double_quantisation,
-        quant_type="nf4",
-        module=layer,
-    )
-    layer.weight = packed.to(dense.device)  # quantises
-
-
-def _packed(dense: FakeTensor, bnb: Any, double_quantisation: bool) -> nn.Parameter:
-    """What ``Params4bit`` becomes when it quantises, of a tensor without data."""
+    """Quantises ``dense`` [out, in] into the layer, and leaves there all that the library's own ``to(device)`` does."""
     packed, state = bnb.functional.quantize_4bit(
         dense.contiguous(), compress_statistics=double_quantisation, quant_type="nf4"
     )
-    parameter = nn.Parameter(packed, requires_grad=False)
-    vars(parameter)["quant_state"] = state
-    return parameter
-
-
-@contextmanager
-def _own_tables(bnb: Any, weight: Tensor) -> Iterator[None]:
-    """Code tables without data for weights without data: the library keeps its own for the life of the process."""
-    kept = bnb.functional.name2qmap
-    before = dict(kept)
-    if isinstance(weight, FakeTensor):
-        kept.clear()
-        kept["dynamic"] = torch.empty(256)  # of 8-bit numbers
-    try:
-        yield
-    finally:
-        if isinstance(weight, FakeTensor):
-            kept.clear()
-            kept.update(before)
+    layer.weight = bnb.nn.Params4bit(
+        packed,
+        requires_grad=False,
+        quant_state=state,
+        blocksize=state.blocksize,
+        compress_statistics=double_quantisation,
+        quant_type="nf4",
+        module=layer,
+        bnb_quantized=True,
+    )
+    layer.quant_state = state
 
 
 def fold_into_nf4(base: nn.Module, projection: Projection, delta: Tensor) -> None:

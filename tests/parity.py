@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from methods.adalora import Adalora
 from methods.base import Attached, Method
-from methods.lora import Lora
-from methods.low_rank import LowRankAttached
+from methods.lora import Lora, LowRankAttached
 from methods.p_tuning import PTuning
 from methods.prefix_tuning import PrefixTuning
 from methods.prompt_tuning import PromptTuning

@@ -16,8 +16,7 @@ from methods.adalora import Adalora, AdaloraAttached, Importance
 from methods.adapter import Adapter, AdapterAttached
 from methods.anatomy import anatomy_of
 from methods.compat import cache_of
-from methods.lora import Lora
-from methods.low_rank import LowRank
+from methods.lora import Lora, LowRank
 from methods.p_tuning_v2 import PTuningV2
 from methods.prefix_tuning import PrefixTuning, ReparametrisedPrefix
 from methods.prompt_tuning import PromptTuning

@@ -25,12 +25,12 @@ from torch import Tensor
 import methods
 from methods import Method, MethodError
 from methods.adalora import Adalora, AdaloraAttached
-from methods.base import IMPLEMENTATION
 from methods.checkpoint import read_checkpoint
 from methods.lora import Lora
 from methods.prefix_tuning import PrefixTuning
 from methods.prompt_tuning import PromptTuning
 from methods.qlora import Qlora, quantise
+from methods.settings import IMPLEMENTATION
 from tests.families import build
 from tests.test_conformance import CASES, STEPS, logits, tokens, train, trained
 

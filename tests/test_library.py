@@ -335,6 +335,14 @@ def test_a_method_that_can_not_run_says_what_becomes_of_the_run() -> None:
     assert Status(Unsupported("the platform lacks a library").status) is Status.SKIPPED
 
 
+def test_ranks_are_even_where_there_are_no_data() -> None:
+    """On the meta device nothing is more important than anything else: each projection keeps the average rank."""
+    attached = Adalora(rank=2, start_rank=5, total_steps=10).attach(build("llama").to("meta"))
+    assert attached.trained()["0.q.lam"].shape == (5,)
+    attached.serve()
+    assert {t.shape[0] for name, t in attached.shipped().items() if name.endswith(".A")} == {2}
+
+
 def test_one_target_need_not_be_in_a_list() -> None:
     """A bare string is one name, not its letters."""
     assert Lora(targets="all-linear").targets == ("all-linear",)  # type: ignore[arg-type]

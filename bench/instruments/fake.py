@@ -24,6 +24,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from transformers import masking_utils
 
+from bench.instruments.fake_bitsandbytes import fake_bitsandbytes
+
 FLASH_LARGEST_HEAD = 256
 ALIGNED_HEAD = 8
 """Flash attention pads the head size to a multiple of this."""
@@ -45,7 +47,7 @@ def fake_tensors(cuda: bool) -> Iterator[None]:
     # of a tensor with weak references, such as fake tensors' mode keeps
     torch.utils.swap_tensors = _change
     try:
-        with _PlainBatches(workspaces=not cuda), CudaKernels() if cuda else nullcontext():
+        with _PlainBatches(workspaces=not cuda), CudaKernels() if cuda else nullcontext(), fake_bitsandbytes():
             yield
     finally:
         masks.is_tracing, torch.utils.swap_tensors = tracing, exchange

@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from methods.adalora import Adalora
-from methods.anatomy import Projection
 from methods.checkpoint import PeftCheckpoint, expect
-from methods.low_rank import LowRankAttached
+from methods.lora import LowRankAttached
 from methods.peft_format.config import refuse_unknown
 from methods.peft_format.low_rank import Terms, empty_products, low_rank_checkpoint, rescaled, split
 from methods.peft_format.targets import target_projections
+from methods.projections import Projection
 
 PEFT_TYPE = "ADALORA"
 SETTINGS: dict[str, tuple[str, object]] = {

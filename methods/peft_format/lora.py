@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 
 from methods.checkpoint import PeftCheckpoint
 from methods.errors import MethodError
-from methods.lora import Lora
-from methods.low_rank import LowRankAttached
+from methods.lora import Lora, LowRankAttached
 from methods.peft_format.config import INITS_THAT_KEEP_THE_BASE, USE_PEFT, refuse_unknown
 from methods.peft_format.low_rank import Terms, low_rank_checkpoint, rescaled, split, terms_at
 from methods.peft_format.targets import target_projections

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from methods.anatomy import Projection
 from methods.checkpoint import PeftCheckpoint, expect
 from methods.errors import MethodError
-from methods.low_rank import LowRankAttached, Product, scale_of
+from methods.lora import LowRankAttached, Product, scale_of
 from methods.peft_format.config import config_head
 from methods.peft_format.targets import target_names
+from methods.projections import Projection
 from methods.validators import PositiveInt, check_value
 
 

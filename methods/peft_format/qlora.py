@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from methods.checkpoint import PeftCheckpoint
-from methods.low_rank import LowRankAttached
+from methods.lora import LowRankAttached
 from methods.peft_format.lora import terms_of
 from methods.peft_format.low_rank import low_rank_checkpoint, split
 from methods.qlora import Qlora

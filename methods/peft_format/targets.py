@@ -8,9 +8,10 @@ from typing import cast
 
 from transformers import PreTrainedModel
 
-from methods.anatomy import ALL_LINEAR, Projection, anatomy_of
+from methods.anatomy import ALL_LINEAR, anatomy_of
 from methods.errors import MethodError
 from methods.peft_format.config import USE_PEFT, shorten
+from methods.projections import Projection
 
 
 def target_names(model: PreTrainedModel, paths: Sequence[str]) -> list[str]:
