@@ -180,11 +180,11 @@ def selftest(
     raise typer.Exit(selftest_command(known, runs, noisy, folder))
 
 
-def main() -> None:
-    """Runs the command line; bad input ends with one line and status 2."""
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs the command line, or the arguments given; bad input ends with one line and status 2."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = app(standalone_mode=False)
+        status = app(arguments, standalone_mode=False)
     except UsageError as error:
         status = _end(f"error: {error}", USAGE)
     except (KeyboardInterrupt, typer.Abort):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,10 +18,10 @@ from bench.records.results import CheckedCell
 from bench.records.store import Store
 from bench.worker.check import check_all
 from bench.workload.plan import read_plan
+from tests.command import Done, here, really, refused
 from tests.fakes import make_cell, make_record
 from tests.families import build
 
-ROOT = Path(__file__).parent.parent
 METHODS = {"full", "prompt_tuning", "p_tuning", "p_tuning_v2", "prefix_tuning", "adapter", "lora", "adalora", "qlora"}
 
 
@@ -292,39 +289,19 @@ def test_a_rival_is_a_second_method() -> None:
     assert beside.id != alone.id
 
 
-def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert done.returncode == 2, done
-    assert len(done.stderr.splitlines()) == 1, done
-    assert done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stdout + done.stderr
-    for word in words:
-        assert word in done.stderr
-
-
-@pytest.mark.slow
-def test_a_refused_command_ends_with_status_2_and_leaves_nothing(tmp_path: Path) -> None:
-    """One line on stderr, status 2, no folder made: for the parent's own checks and for those that need a child."""
-    refused(command("multirun", "method=lorra", folder=tmp_path), "lorra")
-    refused(command("multirun", "method=lora", "method.rank=1000", folder=tmp_path), "rank 1000")
+@pytest.mark.parametrize("run", [here, really])
+def test_a_refused_command_ends_with_status_2_and_leaves_nothing(run: Callable[..., Done], tmp_path: Path) -> None:
+    """One line on stderr, status 2, no folder made: for the parent's own checks and for those that need a child; in the
+    process of these tests as in a real one."""
+    refused(run("multirun", "method=lorra", folder=tmp_path), "lorra")
+    refused(run("multirun", "method=lora", "method.rank=1000", folder=tmp_path), "rank 1000")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_a_single_cell_that_can_not_run_is_refused_with_its_reason(tmp_path: Path) -> None:
     """What only attaching shows is still one line and status 2, where nothing else was asked for."""
     arguments = ("run", "method=peft", "peft.type=LORA", "peft.config.target_modules=[nothing]")
-    done = command(*arguments, f"results_dir={tmp_path}", folder=tmp_path)
+    done = here(*arguments, f"results_dir={tmp_path}", folder=tmp_path)
     refused(done, "peft refuses LORA", "Target modules {'nothing'} not found")
 
 
@@ -333,14 +310,14 @@ def test_a_folder_with_a_newer_record_is_refused_and_not_touched(tmp_path: Path)
     record = dataclasses.replace(make_record(make_cell()), schema_version=SCHEMA_VERSION + 1)
     path = Store(tmp_path).write(record)
     before = path.read_bytes()
-    refused(command("multirun", f"results_dir={tmp_path}", folder=tmp_path), path.name, "schema")
+    refused(here("multirun", f"results_dir={tmp_path}", folder=tmp_path), path.name, "schema")
     assert (path.read_bytes(), list(tmp_path.iterdir())) == (before, [path])
 
 
 def test_a_results_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     """A file in the way is named before any cell is checked, and stays."""
     (tmp_path / "results").write_text("mine")
-    refused(command("multirun", folder=tmp_path), "results_dir=results")
+    refused(here("multirun", folder=tmp_path), "results_dir=results")
     assert (tmp_path / "results").read_text() == "mine"
 
 
@@ -365,14 +342,14 @@ def test_a_table_that_can_not_be_made_is_refused(tmp_path: Path, arguments: list
     store.write(make_record(make_cell()))
     if "torn" in arguments[1]:
         (tmp_path / "records" / "torn.json").write_text("{")
-    refused(command(*arguments, folder=tmp_path), *words)
+    refused(here(*arguments, folder=tmp_path), *words)
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["table", "--colour"], ["run", "--rank", "4"]])
 def test_unknown_verbs_and_options_end_with_status_2(tmp_path: Path, arguments: list[str]) -> None:
     """The parser's own refusals have the same status and no traceback."""
-    done = command(*arguments, folder=tmp_path)
-    assert done.returncode == 2
+    done = here(*arguments, folder=tmp_path)
+    assert done.status == 2
     assert "Traceback" not in done.stderr
 
 
@@ -382,11 +359,11 @@ def test_a_table_needs_no_results_of_this_version_alone(tmp_path: Path) -> None:
     store.open()
     store.write(make_record(make_cell()))
     store.write(make_record(make_cell("adapter", 16), status=Status.OOM, reason="too large"))
-    done = command("table", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = here("table", folder=tmp_path)
+    assert (done.status, done.stderr) == (0, "")
     assert "too large" in done.stdout
-    csv = command("table", "--format", "csv", "--output", "t.csv", folder=tmp_path)
-    assert (csv.returncode, csv.stdout) == (0, "")
+    csv = here("table", "--format", "csv", "--output", "t.csv", folder=tmp_path)
+    assert (csv.status, csv.stdout) == (0, "")
     assert (tmp_path / "t.csv").read_text().startswith("cell,study,method")
 
 
@@ -401,7 +378,7 @@ def gate(folder: Path) -> None:
     store = Store(folder / "results")
     store.open()
     store.write(make_record(make_cell()))
-    assert command("baseline", "save", "main", folder=folder).returncode == 0
+    assert here("baseline", "save", "main", folder=folder).status == 0
     (folder / "results" / "baselines" / "torn.json").write_text('{"schema_version": 1')
     newer = json.loads((folder / "results" / "baselines" / "main.json").read_text())
     (folder / "results" / "baselines" / "newer.json").write_text(json.dumps({**newer, "schema_version": 99}))
@@ -411,10 +388,9 @@ def gate(folder: Path) -> None:
     again.write(make_record(make_cell(), started="2026-02-02T00:00:00+00:00"))
     claims = folder / "claims"
     claims.mkdir()
-    (claims / "odd.yaml").write_text("statement: s\nsource: s\nabout: {method: lora}\nsettle: x\nevidence: []\n")
+    (claims / "odd.yaml").write_text("statement: s\nsource: s\nabout: {method: lora}\nreproduce: x\nevidence: []\n")
 
 
-@pytest.mark.slow
 def test_what_the_gate_and_the_claims_can_not_use_is_refused(tmp_path: Path) -> None:
     """A missing, torn or newer baseline, a folder without records, a wrong claim file, a margin too small: one line
     that names the file or the key, status 2, and nothing written."""
@@ -439,18 +415,18 @@ def test_what_the_gate_and_the_claims_can_not_use_is_refused(tmp_path: Path) -> 
         (["claims", "results", "--format", "md", "--output", "no/such/file.md"], ["no/such/file.md"]),
     ]
     for arguments, words in cases:
-        refused(command(*arguments, folder=tmp_path), *words)
+        refused(here(*arguments, folder=tmp_path), *words)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.slow
-def test_a_check_of_records_ends_with_its_verdict(tmp_path: Path) -> None:
+def test_a_check_of_records_ends_with_its_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """0, 1 and 3 as documented; JUnit is written, and a runner of GitHub's gets annotations."""
     gate(tmp_path)
-    done = command("check", "main", "--against", "again", "--junit", "gate.xml", folder=tmp_path)
-    assert done.returncode == 0, done
-    own = command("check", "main", "--against", "results", folder=tmp_path)
-    assert own.returncode == 3
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    done = here("check", "main", "--against", "again", "--junit", "gate.xml", folder=tmp_path)
+    assert done.status == 0, done
+    own = here("check", "main", "--against", "results", folder=tmp_path)
+    assert own.status == 3
     assert "the baseline's own" in " ".join(own.stdout.split())
     assert "PASSED" in done.stdout
     assert "<testcase" in (tmp_path / "gate.xml").read_text()
@@ -461,34 +437,26 @@ def test_a_check_of_records_ends_with_its_verdict(tmp_path: Path) -> None:
         dataclasses.replace(r, value=r.value + 1) if r.metric == "decode_matmuls" else r for r in changed.measurements
     ]
     other.write(dataclasses.replace(changed, measurements=tuple(measurements)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GITHUB_ACTIONS": "true"}
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "check", "main", "--against", "other"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    done = here("check", "main", "--against", "other", folder=tmp_path)
+    assert done.status == 1
     assert "::error title=REGRESSED" in done.stdout
     assert "baseline save main other --replace" in done.stdout
     unlike = Store(tmp_path / "unlike")
     unlike.open()
     unlike.write(make_record(make_cell(dtype="bfloat16")))
-    assert command("check", "main", "--against", "unlike", folder=tmp_path).returncode == 3
-    assert command("check", "main", "--against", "unlike", "--strict", folder=tmp_path).returncode == 1
+    assert here("check", "main", "--against", "unlike", folder=tmp_path).status == 3
+    assert here("check", "main", "--against", "unlike", "--strict", folder=tmp_path).status == 1
 
 
-@pytest.mark.slow
 def test_claims_end_with_1_only_against_what_is_expected(tmp_path: Path) -> None:
     """A verdict is a finding; the contrary of what a claim's file expects is a failure."""
     store = Store(tmp_path / "results")
     store.open()
     store.write(make_record(make_cell()))  # unmerged 10% slower, and so is merged: the fake has no structure either
-    done = command("claims", folder=tmp_path)
-    assert done.returncode == 1, done
+    done = here("claims", folder=tmp_path)
+    assert done.status == 1, done
     assert "lora-merged-zero" in done.stdout
     assert "supported was expected" in done.stdout
-    done = command("claims", "--format", "json", "--output", "c.json", folder=tmp_path)
+    done = here("claims", "--format", "json", "--output", "c.json", folder=tmp_path)
     assert len(json.loads((tmp_path / "c.json").read_text())["claims"]) == 19

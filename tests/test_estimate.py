@@ -43,6 +43,7 @@ from bench.workload.plan import read_plan
 from bench.workload.resolve import resolve
 from bench.workload.training import Trainer
 from methods import Unsupported
+from tests import command
 from tests.fakes import make_cell, make_record
 from tests.families import FAMILIES
 
@@ -473,11 +474,6 @@ def test_a_difference_of_nothing_is_none() -> None:
     assert dataclasses.replace(row, estimated=1).beyond
 
 
-def run_verb(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench", "estimate", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -493,17 +489,16 @@ def run_verb(*arguments: str) -> subprocess.CompletedProcess[str]:
 )
 def test_bad_input_is_one_line_with_status_2(arguments: list[str], says: str) -> None:
     """Nothing is estimated and there is no traceback."""
-    done = run_verb(*arguments)
-    assert done.returncode == 2
+    done = command.here("estimate", *arguments)
+    command.refused(done, says)
     assert done.stdout == ""
-    assert says in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.slow
 def test_the_committed_records_are_estimated_to_the_byte() -> None:
     """The verb as it is typed, children and all, over the reference study: every method, each category."""
-    done = run_verb("--against", "results/reference/default", "--format", "json")
-    assert done.returncode == 0, done.stderr
+    done = command.really("estimate", "--against", "results/reference/default", "--format", "json")
+    assert done.status == 0, done.stderr
     rows = json.loads(done.stdout)
     assert len(rows) >= 5 * len(OWN)
     assert all(row["estimated"] == row["measured"] for row in rows)

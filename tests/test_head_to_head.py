@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +17,10 @@ from bench.records.store import read_paths
 from bench.report.comparison import comparison_tables
 from bench.report.frame import frame
 from bench.report.head_to_head import added_decode, decode, memory, prefill, reference_tables, speed
+from tests.command import SMALL, here
 from tests.fakes import make_cell, make_record
 from tests.reports import notes
 
-ROOT = Path(__file__).parent.parent
 POINT = (1, 128)
 PEFT = Reference("lora", "peft", 8)
 PEFT_SETTINGS = {"_target_": "methods.peft.Peft", "learning_rate": 1e-3, "type": "LORA", "config": {"r": 8}}
@@ -154,16 +152,13 @@ def test_records_without_a_rival_make_no_grid() -> None:
 
 
 def sweep(folder: Path, *arguments: str) -> Record:
-    """One real cell, as small as they come."""
-    quick = ("precision.processes=1", "precision.pairs=1", "precision.second_control=off", "workload.train_steps=3")
-    command = [sys.executable, "-m", "bench", "run", *arguments, *quick, f"results_dir={folder}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    """One real cell."""
+    done = here("run", *arguments, *SMALL, "precision.second_control=off", f"results_dir={folder}")
+    assert done.status == 0, done
     (found,) = read_paths([folder])
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sharing", ["copy", "share"])
 @pytest.mark.parametrize("names", [("lora", "peft_lora"), ("prompt_tuning", "full")])
 def test_a_real_cell_measures_both(names: tuple[str, str], sharing: str, tmp_path: Path) -> None:
@@ -176,7 +171,7 @@ def test_a_real_cell_measures_both(names: tuple[str, str], sharing: str, tmp_pat
     timed = {(pairs.phase, pairs.arm) for pairs in found.pairs}
     assert {(phase, arm) for phase in ("prefill", "decode") for arm in (UNMERGED, REFERENCE)} < timed
     (train,) = [pairs for pairs in found.pairs if pairs.phase == TRAIN]
-    assert (train.arm, train.batch_size, train.prompt_length) == (UNMERGED, 2, 128)
+    assert (train.arm, train.batch_size, train.prompt_length) == (UNMERGED, 1, 16)
     assert {pairs.shared_weights for pairs in found.pairs} == {sharing == "share"}
     assert {(missing.metric, missing.state) for missing in found.missing} >= {("rank_total", REFERENCE)}
     (grid,) = reference_tables([found])

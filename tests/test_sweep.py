@@ -19,13 +19,14 @@ from rich.console import Console
 
 from bench.errors import UsageError
 from bench.records.cell import Cell
-from bench.records.record import AA, Pairs, Record, Status
+from bench.records.record import AA, SCHEMA_VERSION, Pairs, Record, Status
 from bench.records.results import CheckedCell
 from bench.records.store import Store, read_record
 from bench.runner.progress import Progress
 from bench.runner.stopping import should_stop
 from bench.runner.sweep import Summary, run_sweep
 from tests.children import marked, wait_until
+from tests.command import SMALL, Done, here
 from tests.fakes import FakeEngine, checked_cells, make_cell, make_record, pairs_at
 
 ROOT = Path(__file__).parent.parent
@@ -188,32 +189,7 @@ def test_a_folder_with_a_broken_record_is_refused_before_anything_runs(tmp_path:
 
 # From here on for real: a model of two layers, three training steps and one replicate.
 
-SMALL = (
-    "workload.train_steps=3",
-    "workload.train_batch_size=1",
-    "workload.train_length=16",
-    "workload.held_out_sequences=1",
-    "workload.prompt_lengths=[8]",
-    "precision.processes=1",
-    "precision.pairs=2",
-    "precision.warmup_steps=1",
-    "model.settings.hidden_size=32",
-    "model.settings.intermediate_size=48",
-    "model.settings.num_hidden_layers=2",
-    "model.settings.num_attention_heads=4",
-    "model.settings.num_key_value_heads=2",
-    "model.settings.head_dim=8",
-)
 TWO = ("method=lora,prompt_tuning", "method.rank=2", *SMALL)
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    status: int
-    stdout: str
-    stderr: str
 
 
 def start(folder: Path, overrides: Sequence[str], marker: str = "PEFT_VERDICT_TEST=0") -> subprocess.Popen[str]:
@@ -268,9 +244,9 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     killed = {name: state for name, state in _state(folder).items() if name.endswith(".json")}
     _wait_quietly(lambda: not marked(marker))
     leftovers = marked(marker)
-    first = finish(start(folder, TWO))
+    first = here("multirun", *TWO, f"results_dir={folder}")
     complete = _state(folder)
-    second = finish(start(folder, TWO))
+    second = here("multirun", *TWO, f"results_dir={folder}")
     return Resumed(folder, leftovers, killed, first, complete, second, _state(folder))
 
 
@@ -282,13 +258,11 @@ def _wait_quietly(true: Callable[[], bool]) -> None:
         return
 
 
-@pytest.mark.slow
 def test_a_killed_sweep_leaves_no_process(resumed: Resumed) -> None:
     """A sweep that is killed, and so can clean up nothing, takes its children with it."""
     assert resumed.leftovers == []
 
 
-@pytest.mark.slow
 def test_a_killed_sweep_is_taken_up_where_it_stopped(resumed: Resumed) -> None:
     """The record of the cell that had ended is not touched, and the others are there and valid in the end."""
     assert len(resumed.killed) == 1
@@ -301,20 +275,17 @@ def test_a_killed_sweep_is_taken_up_where_it_stopped(resumed: Resumed) -> None:
     }
 
 
-@pytest.mark.slow
 def test_a_killed_sweep_leaves_no_half_record(resumed: Resumed) -> None:
     """After resuming, the folder holds the records and nothing else that a table would trip over."""
     assert [name for name in resumed.complete if not name.endswith(".json")] == []
 
 
-@pytest.mark.slow
 def test_a_finished_sweep_touches_no_record(resumed: Resumed) -> None:
     """The same command a third time measures nothing, changes no file, prints the same table and ends well."""
     assert resumed.again.status == 0, resumed.again
     assert resumed.final == resumed.complete
 
 
-@pytest.mark.slow
 def test_a_sweep_ends_with_its_table(resumed: Resumed) -> None:
     """Both the run that measured and the one that had nothing to do show every method, and nothing on stderr."""
     for done in (resumed.resumed, resumed.again):
@@ -323,7 +294,6 @@ def test_a_sweep_ends_with_its_table(resumed: Resumed) -> None:
             assert word in done.stdout
 
 
-@pytest.mark.slow
 def test_records_of_a_sweep_have_the_figures(resumed: Resumed) -> None:
     """A real record holds what its method promises: trained parameters by formula, each state, pairs of each arm."""
     lora = records(resumed.folder)["lora"]
@@ -337,7 +307,6 @@ def test_records_of_a_sweep_have_the_figures(resumed: Resumed) -> None:
     assert lora.cell.size == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "status", "said"), [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "interrupted")])
 def test_a_sweep_that_is_told_to_stop_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, status: int, said: str
@@ -362,7 +331,6 @@ def test_a_sweep_that_is_told_to_stop_leaves_nothing_behind(
     Store(folder).read()
 
 
-@pytest.mark.slow
 def test_two_sweeps_at_once_into_one_folder(tmp_path: Path) -> None:
     """Two of the same sweep at once both end well, and leave each record once and whole."""
     folder = tmp_path / "shared"
@@ -372,11 +340,11 @@ def test_two_sweeps_at_once_into_one_folder(tmp_path: Path) -> None:
     assert {path.suffix for path in folder.iterdir()} == {".json"}
 
 
-@pytest.mark.slow
 def test_training_that_diverges_fails_its_cell_alone(tmp_path: Path) -> None:
     """An absurd learning rate leaves a failed record with a reason in one line; the cell after it runs; status 1."""
     folder = tmp_path / "results"
-    done = finish(start(folder, ("method=lora", "method.rank=2", "method.learning_rate=1e30,1e-3", *SMALL)))
+    rates = "method.learning_rate=1e30,1e-3"
+    done = here("multirun", "method=lora", "method.rank=2", rates, *SMALL, f"results_dir={folder}")
     assert done.status == 1, done
     found = {r.cell.config["method"]["learning_rate"]: r for r in map(read_record, folder.glob("*.json"))}
     assert {rate: r.status for rate, r in found.items()} == {1e30: Status.FAILED, 1e-3: Status.OK}
@@ -384,7 +352,7 @@ def test_training_that_diverges_fails_its_cell_alone(tmp_path: Path) -> None:
     assert reason
     assert "\n" not in reason
     assert reason in done.stdout.replace("\n", " ")
-    assert all(json.loads(path.read_text())["schema_version"] == 1 for path in folder.glob("*.json"))
+    assert all(json.loads(path.read_text())["schema_version"] == SCHEMA_VERSION for path in folder.glob("*.json"))
 
 
 def replicated(spreads: Sequence[float], precision: dict[str, object]) -> int:

@@ -2,9 +2,9 @@
 
 A probe has ``METRICS``, the `Metric`s that it measures, and a function for each stage at which it measures some of
 them: ``measure_base``, ``measure_training`` and ``measure_served``, or ``measure_inference`` for the base and what is
-served alike. What a function may read is the type of its argument (`bench.workload.subject`). It yields a
-`Measurement` for each metric, or a `Missing` with the reason. A probe with ``NEEDS_DATA = False`` reads shapes alone and also measures
-models whose tensors have no data.
+served alike. What a function may read is the type of its argument (`bench.workload.subject`). It yields a `Measurement`
+for each metric, or a `Missing` with the reason. A probe with ``NEEDS_DATA = False`` reads shapes alone and also
+measures models whose tensors have no data.
 
 torch is imported inside these functions, because tables read ``METRICS`` without it.
 """

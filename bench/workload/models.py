@@ -1,7 +1,7 @@
 """Base models and tokenizers, from a :class:`~bench.config.sources.ModelConfig`.
 
-Every configuration that is not a model ends in a :class:`SourceError` of one line, because the harness checks all cells of
-a sweep before the first one starts and prints what it found.
+Every configuration that is not a model ends in a :class:`SourceError` of one line, because the harness checks all cells
+of a sweep before the first one starts and prints what it found.
 """
 
 from __future__ import annotations
