@@ -29,7 +29,7 @@ def measure(subject: Subject) -> Iterator[Reading | Missing]:
     """One prefill a workload point."""
     import torch
 
-    from methods.anatomy import sizes_of
+    from methods.architectures import sizes_of
     from methods.compat import cache_of
 
     seen: list[int | None] = []

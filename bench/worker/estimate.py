@@ -26,7 +26,7 @@ from bench.workload.models import skeleton
 from bench.workload.plan import Plan, read_plan
 from bench.workload.training import Trainer
 from methods import Attached, Unsupported
-from methods.anatomy import sizes_of
+from methods.architectures import sizes_of
 
 STAND_IN = "cpu"
 """The device of fake tensors, whatever the one that they stand for; see `bench.instruments.fake`."""
@@ -137,7 +137,7 @@ def _grown(fit: Fit, trainer: ForecastTrainer, room: int | None) -> Fit:
 
 def _serve(plan: Plan, attached: Attached, found: Prediction) -> None:
     try:
-        attached.serve()
+        attached.prepare_for_inference()
         shipped = attached.shipped().values()
         found.readings += [
             Reading("shipped_parameters", sum(t.numel() for t in shipped), UNMERGED),

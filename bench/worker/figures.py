@@ -25,7 +25,7 @@ from bench.workload.plan import Plan
 from bench.workload.subject import Stage, Subject
 from bench.workload.training import Trainer
 from methods import Attached, Unsupported
-from methods.anatomy import embedding_shape, sizes_of
+from methods.architectures import embedding_shape, sizes_of
 
 ROUNDING = {Dtype.float32: 1e-4, Dtype.bfloat16: 1e-1}
 """Largest error that rounding explains, by dtype; beyond it a merge is wrong and gets no row."""
@@ -68,7 +68,7 @@ def _train(subject: Subject, findings: Findings, report: Report) -> None:
     subject.stage, subject.state = Stage.TRAINING, UNMERGED
     _probe(subject, findings, report)
     subject.trainer.finish()
-    subject.trained_facts = subject.attached.facts()
+    subject.trained_facts = subject.attached.metadata()
     findings.facts["training"] = {
         "losses": subject.trainer.losses,
         "timed_step_seconds": subject.trainer.timed_seconds,
@@ -114,7 +114,7 @@ def _reloaded(subject: Subject, staging: Path) -> Attached:
     plan, trained = subject.plan, subject.attached
     assert trained is not None
     subject.trainer = None  # frees the optimiser's state
-    trained.serve()
+    trained.prepare_for_inference()
     trained.model.eval()
     before = _logits(subject)
     subject.checkpoint = trained.save(staging / CHECKPOINT)

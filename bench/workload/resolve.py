@@ -27,7 +27,7 @@ from bench.records.stats import margin_log
 from bench.workload.models import ModelError, skeleton
 from bench.workload.plan import Plan, read_plan
 from methods import Method, MethodError, Unsupported
-from methods.anatomy import sizes_of
+from methods.architectures import sizes_of
 from methods.compat import recompute_activations
 
 MOST_THREADS = 1024

@@ -49,7 +49,7 @@ class Subject:
     checkpoint: Path | None = None
     """The folder that was saved once training had ended."""
     trained_facts: Mapping[str, object] = field(default_factory=dict)
-    """`methods.Attached.facts` at the end of training."""
+    """`methods.Attached.metadata` at the end of training."""
     attach_error: float | None = None
     """How far the outputs of the method lie from the base's before it trains."""
     reload_error: float | None = None
