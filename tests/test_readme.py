@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import configparser
+import inspect
 import io
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 import torch
 from rich.console import Console
 
+import methods
 from bench.claims.load import load_claims
 from bench.claims.report import render_claims
 from bench.claims.verdict import judge_all
@@ -20,6 +25,7 @@ from bench.gate.report import print_rates
 from bench.gate.selftest import read_trials
 from bench.records.store import read_paths
 from bench.report.render import render
+from methods import validators
 from tests.families import VOCABULARY, build
 
 ROOT = Path(__file__).parent.parent
@@ -100,19 +106,47 @@ def test_the_claim_of_the_readme_is_one(tmp_path: Path) -> None:
     assert len(mine.evidence) == 3
 
 
-def test_the_library_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python block of the README does what it says, on a small model saved for the purpose."""
+@pytest.mark.parametrize("page", ["README.md", "methods/README.md"])
+def test_the_library_example_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first Python block of the page does what it says, on a small model saved for the purpose."""
     monkeypatch.chdir(tmp_path)
     build("llama").save_pretrained("my-model")
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    block = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), flags=re.DOTALL)[0]
     ids = torch.randint(3, VOCABULARY, (2, 8), generator=torch.Generator().manual_seed(0))
     names = {"batches": [ids, ids], "fresh_model": build("llama")}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, page, "exec"), names)
     assert Path("lora/adapter_model.safetensors").is_file()
 
 
 def test_the_example_of_a_method_is_the_one_that_is_tested() -> None:
     """The class on the page for authors is the file that `test_outside` sweeps, word for word."""
-    page = (ROOT / "COMPARE_YOUR_OWN_METHOD.md").read_text()
+    page = (ROOT / "methods" / "README.md").read_text()
     ((name, shown),) = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```\n<!-- end -->", page, flags=re.DOTALL)
     assert shown == (ROOT / name).read_text()
+
+
+def test_the_page_of_the_library_names_every_method() -> None:
+    """Each file that defines a method is linked in the table, and each link of the page leads to a file."""
+    folder = ROOT / "methods"
+    page = (folder / "README.md").read_text()
+    links = set(re.findall(r"\]\(([^)#]+)\)", page))
+    assert all((folder / link).exists() for link in links)
+    assert {Path(inspect.getfile(kind)).name for kind in methods.available().values()} <= links
+
+
+def test_the_page_of_the_library_lists_every_annotation() -> None:
+    """The types of `methods.validators` and the table of annotations are the same."""
+    page = (ROOT / "methods" / "README.md").read_text()
+    (table,) = re.findall(r"\| annotation \| allows \|\n(.*?)\n\n", page, flags=re.DOTALL)
+    kinds = {name for name, value in vars(validators).items() if name[0].isupper() and get_origin(value) is not None}
+    assert kinds == set(re.findall(r"`([A-Z]\w+)`", table)) - {"StrEnum"}
+
+
+def test_the_entry_point_on_the_page_is_the_one_that_is_tested() -> None:
+    """What the page says goes into ``pyproject.toml`` is what the installed example has."""
+    page = (ROOT / "methods" / "README.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    ((group, points),) = tomllib.loads(block)["project"]["entry-points"].items()
+    installed = configparser.ConfigParser()
+    installed.read(ROOT / "tests" / "data" / "outside" / "acme_methods-1.0.dist-info" / "entry_points.txt")
+    assert dict(installed[group]) == points

@@ -81,7 +81,7 @@ def _build_method(config: Mapping[str, Any], key: str) -> tuple[Method, float]:
     except Exception as error:  # Hydra raises whatever the import raised
         raise UsageError(f"{key}._target_: {' '.join(str(error).split())}") from error
     if not issubclass(kind, Method):
-        raise UsageError(f"{key}._target_: {config['_target_']} is no methods.Method; see 'Compare your own method'")
+        raise UsageError(f"{key}._target_: {config['_target_']} is no methods.Method; see methods/README.md")
     settings = {key: value for key, value in config.items() if key not in HARNESS_KEYS}
     try:
         method = _merge(OmegaConf.structured(kind, flags={"readonly": False}), settings)
