@@ -69,6 +69,7 @@ class Adalora(Method):
 
     @property
     def start(self) -> int:
+        """The rank of each projection at the start."""
         return -(-3 * self.rank // 2) if self.start_rank is None else self.start_rank
 
     @property
@@ -232,17 +233,15 @@ class AdaloraAttached(LowRankAttached):
         return [(p, b.A.detach(), b.B.detach()) for (p, _), b in zip(self.branches(), folded, strict=True)]
 
     def _folded(self) -> list[Branch]:
-        return [t.folded(kept) for t, kept in zip(self.triplets, self._kept(), strict=True)]
-
-    def _kept(self) -> Sequence[Tensor | slice]:
-        """The triplets of each projection that are kept for inference.
+        """The triplets that are kept for inference, as LoRA branches.
 
         Which triplets are important depends on data. Tensors without data keep an even number in every projection, so
         that the sum over all projections is that of the final budget, and sizes that depend on it are right.
         """
-        if all(has_values(kept) for kept in self.keep):
-            return self.keep
-        return [slice(self.method.rank)] * len(self.keep)
+        keep: Sequence[Tensor | slice] = self.keep
+        if not all(has_values(kept) for kept in self.keep):
+            keep = [slice(self.method.rank)] * len(self.keep)
+        return [triplets.folded(kept) for triplets, kept in zip(self.triplets, keep, strict=True)]
 
     def prepare_for_inference(self) -> None:
         if not self.triplets:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.architectures import architecture_of, embedding_shape, model_device
+from methods.architectures import embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
 from methods.validators import PositiveInt
@@ -77,7 +77,6 @@ def restore_prompt(
     Raises:
         MethodError: the tensor is missing or of another shape.
     """
-    architecture_of(model)
     expect(shipped, {"prompt": (method.virtual_tokens, embedding_shape(model)[1])}, method.name)
     freeze(model)
     prompt = shipped["prompt"].to(device=model_device(model), dtype=model.dtype, copy=True)
