@@ -121,7 +121,7 @@ class Attached(ABC):
 
     def replace_module(self, path: str, module: nn.Module) -> None:
         """Puts ``module`` in the place of the one at ``path``, in the training mode of the model."""
-        self.replaced[path] = self.base.get_submodule(path)
+        self.replaced.setdefault(path, self.base.get_submodule(path))
         self.base.set_submodule(path, module.train(self.base.training))
 
     def _merge(self) -> None:
