@@ -7,8 +7,9 @@
     ...
     attached.save(Path("adapted"))
 
-and elsewhere ``methods.load(model, Path("adapted"))``, or, for the methods that Hugging Face peft knows,
-``PeftModel.from_pretrained(model, "adapted")``; and what peft saved loads here. Nothing here knows of the harness.
+The folder is loaded with ``methods.load(model, Path("adapted"))``. If Hugging Face peft has the method, so does
+``PeftModel.from_pretrained(model, "adapted")``, and what peft saved loads here too. See README.md in this folder.
+Nothing here depends on the harness.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name):
-        """The classes of `methods.base`, loaded when somebody asks for one: it takes torch, which takes seconds."""
+        """Loads the classes of `methods.base` on first use, because torch takes seconds to import."""
         if name in ("Attached", "Count", "Method"):
             return getattr(importlib.import_module("methods.base"), name)
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
@@ -40,7 +41,7 @@ __all__ = ["Attached", "Count", "Method", "MethodError", "Unsupported", "availab
 
 
 def available() -> dict[str, type[Method]]:
-    """Every method of this package by name: a file that defines a `Method` is registered by being there."""
+    """Every method of this package by name. A file that defines a `Method` is registered by its presence."""
     from methods.base import Method
 
     found: dict[str, type[Method]] = {}
@@ -54,26 +55,26 @@ def available() -> dict[str, type[Method]]:
 
 
 def load(model: PreTrainedModel, path: Path) -> Attached:
-    """Attaches the method in a folder that ours or Hugging Face peft saved, in its serving form.
+    """Attaches the method that a folder holds, in its form for inference, whether saved here or by Hugging Face peft.
 
     Raises:
-        MethodError: the folder holds no checkpoint, one that ours can't read, or one that does not fit the model.
+        MethodError: the folder holds no checkpoint, one that is not supported here, or one that does not fit the model.
     """
     from methods.checkpoint import read_checkpoint
 
-    found = read_checkpoint(path)
-    method, shipped = _class_of(found, path).read(model, found)
+    checkpoint = read_checkpoint(path)
+    method, shipped = _class_of(checkpoint, path).read(model, checkpoint)
     return method.restore(model, shipped)
 
 
-def _class_of(found: Checkpoint, path: Path) -> type[Method]:
+def _class_of(checkpoint: Checkpoint, path: Path) -> type[Method]:
     from methods.peft_format.config import USE_PEFT
 
-    classes = available()
-    if found.origin is None:
+    classes, name = available(), checkpoint.made_by
+    if checkpoint.origin is None:
         formats = {kind: kind.peft_format() for kind in classes.values()}
         classes = {peft.PEFT_TYPE: kind for kind, peft in formats.items() if peft is not None and peft.PEFT_TYPE}
-    if found.made_by in classes:
-        return classes[found.made_by]
-    advice = "" if found.origin is not None else f"; {USE_PEFT}"
-    raise MethodError(f"{path} holds the method '{found.made_by}', which is not one of {', '.join(classes)}{advice}")
+    if name in classes:
+        return classes[name]
+    advice = "" if checkpoint.origin is not None else f"; {USE_PEFT}"
+    raise MethodError(f"{path} holds the method '{name}', which is not one of {', '.join(classes)}{advice}")

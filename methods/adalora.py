@@ -1,64 +1,49 @@
 """AdaLoRA: adaptive budget allocation (Zhang et al. 2023, https://arxiv.org/abs/2303.10512).
 
-The change of a weight is P diag(lambda) Q with P [out, r], lambda [r], Q [r, in] (equation 3). Each triplet (a column
-of P, an entry of lambda, a row of Q) has an importance, smoothed sensitivity times uncertainty (equations 8 to 11);
-a cubic schedule (equation 12, Algorithm 1) shrinks a budget that all layers share. As in the authors' code the
-orthogonality penalty is the mean Frobenius norm over all P and Q, and the change is scaled by alpha / r.
+The change of a weight is P diag(lambda) Q with P [out, r], lambda [r], Q [r, in] (equation 3). The importance of a
+triplet (a column of P, an entry of lambda, a row of Q) is its smoothed sensitivity times its uncertainty (equations 8
+to 11). A cubic schedule (equation 12, Algorithm 1) shrinks a budget of triplets that all layers share. As in the
+authors' code, the orthogonality penalty is the mean Frobenius norm over all P and Q, and the change is scaled by
+alpha / r.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of
+from methods.architectures import architecture_of
 from methods.base import Attached, Count, Method
 from methods.compat import has_values
 from methods.errors import MethodError
-from methods.lora import (
-    Branch,
-    LowRankAttached,
-    NewBranch,
-    Product,
-    fold_into_weight,
-    restore_branches,
-)
+from methods.lora import Branch, LowRankAttached, NewBranch, Product, fold_into_weight, restore_branches
 from methods.projections import Projection, check_rank
-from methods.validators import (
-    AtLeast,
-    Fraction,
-    Names,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    check_value,
-)
+from methods.validators import Fraction, Names, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adalora(Method):
-    """AdaLoRA with ``rank`` triplets a projection on average at the end of its schedule."""
+    """AdaLoRA with ``rank`` triplets per projection on average at the end of its schedule."""
 
     name: ClassVar[str] = "adalora"
     identity: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
 
     total_steps: PositiveInt
-    """Optimiser steps of the whole training (T); the schedule is laid out over them."""
+    """Optimizer steps of the whole training (T), which the schedule covers."""
     rank: PositiveInt = 8
     start_rank: PositiveInt | None = None
-    """Rank of each projection at the start; None for 1.5 times ``rank`` (section 4.1 of the paper)."""
+    """Rank of each projection at the start. None stands for 1.5 times ``rank`` (section 4.1 of the paper)."""
     initial_steps: NonNegativeInt | None = None
-    """Steps at the full budget (t_i); None for a tenth of ``total_steps``."""
+    """Steps at the full budget (t_i). None stands for a tenth of ``total_steps``."""
     final_steps: NonNegativeInt | None = None
-    """Steps at the final budget (t_f); None for three tenths."""
+    """Steps at the final budget (t_f). None stands for three tenths of ``total_steps``."""
     interval: PositiveInt = 1
     """Steps between two allocations while the budget shrinks (delta T)."""
     alpha: PositiveFloat = 16.0
@@ -70,10 +55,11 @@ class Adalora(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_value(Annotated[int, AtLeast(self.rank)], self.start, "start_rank")
+        if self.start < self.rank:
+            raise MethodError(f"start_rank must be a whole number of at least {self.rank}, not {self.start}")
         if self.begin >= self.end:
             raise MethodError(
-                f"adalora needs initial_steps + final_steps below total_steps, not {self.begin} + "
+                f"initial_steps + final_steps must be less than total_steps, not {self.begin} + "
                 f"{self.total_steps - self.end} of {self.total_steps}"
             )
 
@@ -83,6 +69,7 @@ class Adalora(Method):
 
     @property
     def start(self) -> int:
+        """The rank of each projection at the start."""
         return -(-3 * self.rank // 2) if self.start_rank is None else self.start_rank
 
     @property
@@ -92,7 +79,7 @@ class Adalora(Method):
 
     @property
     def end(self) -> int:
-        """The step at which the budget has reached its target."""
+        """The step at which the budget reaches its target."""
         return self.total_steps - (3 * self.total_steps // 10 if self.final_steps is None else self.final_steps)
 
     @property
@@ -100,7 +87,7 @@ class Adalora(Method):
         return self.alpha / self.start
 
     def budget(self, step: int, projections: int) -> int:
-        """Triplets that all projections together may keep after ``step`` (equation 12)."""
+        """The number of triplets that all projections together keep after ``step`` (equation 12)."""
         first, last = self.start * projections, self.rank * projections
         if step <= self.begin:
             return first
@@ -114,13 +101,13 @@ class Adalora(Method):
         return step >= self.end or (step > self.begin and step % self.interval == 0)
 
     def projections(self, model: PreTrainedModel) -> list[Projection]:
-        return anatomy_of(model).projections(model, self.targets)
+        return architecture_of(model).projections(model, self.targets)
 
     def check(self, model: PreTrainedModel) -> None:
         check_rank(self.start, self.projections(model))
 
     def count(self, model: PreTrainedModel) -> Count:
-        """Shipped, lambda is folded into B, and the budget decides the sum over ranks: exact where widths are equal."""
+        """Both by formula. Shipped tensors have lambda folded in; their number is exact where all widths are equal."""
         projections = self.projections(model)
         trained = sum(self.start * (p.in_features + p.out_features + 1) for p in projections)
         return Count(trained=trained, shipped=sum(self.rank * (p.in_features + p.out_features) for p in projections))
@@ -148,17 +135,17 @@ class Triplets(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        # lambda on Q and not on the product with x, of which the backward pass would need one more [..., r]
+        # lambda multiplies Q and not the product with x, or the backward pass would keep one more tensor [..., r]
         return functional.linear(functional.linear(x, self.Q * self.lam.unsqueeze(1)), self.P)
 
     def folded(self, keep: Tensor | slice) -> Branch:
-        """The kept triplets as a LoRA branch: A = Q, B = P diag(lambda)."""
+        """The triplets to keep as a LoRA branch: A = Q, B = P diag(lambda)."""
         b = (self.P * self.lam)[:, keep]
         return Branch(self.Q[keep].detach().clone(), b.detach().clone(), self.scale)
 
 
 class Importance:
-    """Smoothed |w g| of each tensor, times its smoothed deviation (equations 9 to 11)."""
+    """The importance of a number w with gradient g: smoothed |w g| times its smoothed deviation (equations 9 to 11)."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], beta1: float, beta2: float) -> None:
         self.parameters = list(parameters)
@@ -167,12 +154,12 @@ class Importance:
         self.uncertainty = [torch.zeros_like(parameter) for parameter in parameters]
 
     def update(self) -> None:
-        """Takes in the gradients of this step; tensors without one keep what they have."""
+        """Takes the gradients of this step into account. Tensors without a gradient keep their values."""
         known = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
         if not known:
             return
         sensitivity = [self.sensitivity[index] for index in known]
-        # of all tensors at once, for they are many and small
+        # all tensors at once, because they are many and small
         now = [cast(Tensor, self.parameters[index].grad).detach() for index in known]
         now = list(torch._foreach_mul([self.parameters[index].detach() for index in known], now))
         torch._foreach_abs_(now)
@@ -182,12 +169,12 @@ class Importance:
         torch._foreach_lerp_([self.uncertainty[index] for index in known], now, 1.0 - self.beta2)
 
     def scores(self) -> list[Tensor]:
-        """One for each tensor, in its shape."""
+        """The importance of each tensor, in its shape."""
         return list(torch._foreach_mul(self.sensitivity, self.uncertainty))
 
 
 class AdaloraAttached(LowRankAttached):
-    """Triplets inside a model while they train; plain LoRA branches once `serve` was called."""
+    """Triplets inside a model while they train, and plain LoRA branches after `prepare_for_inference`."""
 
     method: Adalora
 
@@ -198,11 +185,11 @@ class AdaloraAttached(LowRankAttached):
         self.importance = Importance(tensors, method.beta1, method.beta2)
         self.keep = [torch.ones_like(t.lam, dtype=torch.bool) for t in self.triplets]
         self.kept_for: int | None = None
-        """The budget that ``keep`` was chosen for by the importance as it is; None when that has changed since."""
+        """The budget that ``keep`` was chosen for, None where the importance has changed since then."""
 
-    def penalty(self) -> Tensor | None:
+    def regularization_loss(self) -> Tensor | None:
         """gamma times the mean of ||P^T P - I|| and ||Q Q^T - I|| over all projections."""
-        if not self.triplets:  # served
+        if not self.triplets:  # after `prepare_for_inference`
             return None
         grams = torch.stack([gram for t in self.triplets for gram in (t.P.t() @ t.P, t.Q @ t.Q.t())])
         identity = torch.eye(self.method.start, device=grams.device)
@@ -213,7 +200,7 @@ class AdaloraAttached(LowRankAttached):
     def after_step(self, step: int) -> None:
         if not self.triplets:
             return
-        # In the final phase the distribution stands (section 3.3): importance is kept as it was, and so who is pruned.
+        # the final phase keeps the distribution of ranks (section 3.3), so importance is not updated any more
         if step < self.method.end:
             self.importance.update()
             self.kept_for = None
@@ -224,7 +211,7 @@ class AdaloraAttached(LowRankAttached):
         """Keeps the ``budget`` most important triplets of all projections and sets lambda of the others to zero."""
         if budget != self.kept_for:
             found = iter(self.importance.scores())
-            # the order of the tensors: P, lambda, Q of one projection after the other
+            # the tensors are P, lambda and Q of one projection, then of the next
             scores = torch.cat([p.mean(0) + lam + q.mean(1) for p, lam, q in zip(found, found, found, strict=True)])
             keep = torch.zeros_like(scores, dtype=torch.bool)
             keep[scores.topk(budget).indices] = True
@@ -233,10 +220,10 @@ class AdaloraAttached(LowRankAttached):
             triplets.lam.masked_fill_(~kept, 0.0)
 
     def ranks(self) -> dict[str, int]:
-        """Rank of each projection now, by label."""
+        """The present rank of each projection, by label."""
         return {p.label: int(kept.sum()) for (p, _), kept in zip(self.branches(), self.keep, strict=True)}
 
-    def facts(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, object]:
         return {"ranks": self.ranks()}
 
     def products(self) -> list[Product]:
@@ -246,23 +233,21 @@ class AdaloraAttached(LowRankAttached):
         return [(p, b.A.detach(), b.B.detach()) for (p, _), b in zip(self.branches(), folded, strict=True)]
 
     def _folded(self) -> list[Branch]:
-        return [t.folded(kept) for t, kept in zip(self.triplets, self._kept(), strict=True)]
+        """The triplets that are kept for inference, as LoRA branches.
 
-    def _kept(self) -> Sequence[Tensor | slice]:
-        """The triplets of each projection that serve.
-
-        Which of them are important depends on data. Where there are none, each projection gets the average number of
-        the final budget: the sum over all of them is then right, and so is every size that depends on it.
+        Which triplets are important depends on data. Tensors without data keep an even number in every projection, so
+        that the sum over all projections is that of the final budget, and sizes that depend on it are right.
         """
-        if all(has_values(kept) for kept in self.keep):
-            return self.keep
-        return [slice(self.method.rank)] * len(self.keep)
+        keep: Sequence[Tensor | slice] = self.keep
+        if not all(has_values(kept) for kept in self.keep):
+            keep = [slice(self.method.rank)] * len(self.keep)
+        return [triplets.folded(kept) for triplets, kept in zip(self.triplets, keep, strict=True)]
 
-    def serve(self) -> None:
+    def prepare_for_inference(self) -> None:
         if not self.triplets:
             return
         folded = iter(self._folded())
         for wrapper in self.wrappers.values():
             wrapper.branches = nn.ModuleList([next(folded) for _ in wrapper.branches])
         self.triplets, self.importance = [], Importance([], self.method.beta1, self.method.beta2)
-        super().serve()
+        super().prepare_for_inference()

@@ -1,9 +1,9 @@
 """Bottleneck adapters (Houlsby et al. 2019, https://arxiv.org/abs/1902.00751, section 2.1).
 
-After a sublayer's output projection and before the residual sum, x becomes x + up(act(down(x))), up starting at zero.
-``houlsby`` places one after attention and one after the feed-forward, ``pfeiffer`` only the second (Pfeiffer et al.
-2021, https://arxiv.org/abs/2005.00247). ``skip_layers`` leaves the first layers without one (AdapterDrop, Rücklé et al.
-2021, https://arxiv.org/abs/2010.11918).
+Between the output projection of a sublayer and the residual sum, x becomes x + up(act(down(x))). ``up`` starts at zero.
+``houlsby`` places an adapter after attention and one after the feed-forward, ``pfeiffer`` only the second (Pfeiffer et
+al. 2021, https://arxiv.org/abs/2005.00247). ``skip_layers`` leaves the first layers without adapters (AdapterDrop,
+Rücklé et al. 2021, https://arxiv.org/abs/2010.11918).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from methods.anatomy import anatomy_of
+from methods.architectures import architecture_of
 from methods.base import Attached, Count, Method, freeze
 from methods.errors import MethodError
 from methods.validators import NonNegativeInt, PositiveInt
 
 
 class Placement(StrEnum):
-    """Which sublayers get an adapter."""
+    """The sublayers that get an adapter."""
 
     houlsby = "houlsby"
     pfeiffer = "pfeiffer"
@@ -54,7 +54,9 @@ class Adapter(Method):
         if self.activation not in ACT2FN:
             raise MethodError(f"activation '{self.activation}' is unknown; use one of {', '.join(sorted(ACT2FN))}")
         if any(ACT2FN[self.activation].parameters()):
-            raise MethodError(f"activation '{self.activation}' has weights of its own, which nothing would ship")
+            raise MethodError(
+                f"activation '{self.activation}' has weights of its own, which no checkpoint would hold; use another"
+            )
 
     @property
     def size(self) -> int:
@@ -62,25 +64,28 @@ class Adapter(Method):
 
     def places(self, model: PreTrainedModel) -> dict[str, str]:
         """Stable name of each adapter (``3.attention``) and the path of the output projection that it follows."""
-        anatomy = anatomy_of(model)
+        architecture = architecture_of(model)
         return {
             f"{layer}.{sublayer}": path
             for sublayer, role in SUBLAYERS[self.placement].items()
-            for layer, path in enumerate(anatomy.outputs(role))
+            for layer, path in enumerate(architecture.outputs(role))
             if layer >= self.skip_layers
         }
 
     def check(self, model: PreTrainedModel) -> None:
-        anatomy = anatomy_of(model)
-        if self.bottleneck > anatomy.hidden_size:
-            raise MethodError(f"bottleneck {self.bottleneck} is larger than the hidden size {anatomy.hidden_size}")
-        if self.skip_layers >= len(anatomy.layers):
+        architecture = architecture_of(model)
+        if self.bottleneck > architecture.hidden_size:
             raise MethodError(
-                f"skip_layers {self.skip_layers} leaves no layer of {len(anatomy.layers)} with an adapter"
+                f"bottleneck {self.bottleneck} is larger than the hidden size; use at most {architecture.hidden_size}"
+            )
+        if self.skip_layers >= len(architecture.layers):
+            raise MethodError(
+                f"skip_layers {self.skip_layers} leaves none of {len(architecture.layers)} layers with an adapter; "
+                f"use at most {len(architecture.layers) - 1}"
             )
 
     def count(self, model: PreTrainedModel) -> Count:
-        d, b = anatomy_of(model).hidden_size, self.bottleneck
+        d, b = architecture_of(model).hidden_size, self.bottleneck
         count = len(self.places(model)) * (2 * d * b + d + b)
         return Count(trained=count, shipped=count)
 
@@ -105,7 +110,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [..., d_in] to [..., d]."""
         y: Tensor = self.base(x)
-        # straight to forward: at decode, calling these modules costs a third of what they do
+        # forward is called directly: at decode, calling these modules costs a third of what they compute
         return y + self.up.forward(self.activation.forward(self.down.forward(y)))
 
 
@@ -114,7 +119,7 @@ class AdapterAttached(Attached):
 
     def __init__(self, method: Adapter, model: PreTrainedModel) -> None:
         super().__init__(method, model)
-        hidden_size = anatomy_of(model).hidden_size
+        hidden_size = architecture_of(model).hidden_size
         self.bottlenecks: dict[str, Bottleneck] = {}
         for name, path in method.places(model).items():
             base = model.get_submodule(path)

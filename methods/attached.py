@@ -1,4 +1,4 @@
-"""A method inside a model, and the mark that tells the model holds one."""
+"""A method inside a model, and the mark on the model that says so."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of, sizes_of
+from methods.architectures import architecture_of, sizes_of
 from methods.checkpoint import Origin, checkpoint_bytes, write_checkpoint
 from methods.errors import MethodError, Unsupported
 from methods.settings import Settings
 
-OCCUPANT = "_peft_verdict_method"
+ATTACHED_METHOD = "_peft_verdict_method"
 """Attribute of a model that names the method inside it."""
 
 
@@ -57,7 +57,7 @@ class Attached(ABC):
         """Every parameter that the method has in the model now, by a name that is the same in every such model."""
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that training changes, by stable name; none after `serve` or from a checkpoint."""
+        """The parameters that training changes, by stable name. A method that is ready for inference has none."""
         return {name: parameter for name, parameter in self.named_parameters().items() if parameter.requires_grad}
 
     def shipped(self) -> dict[str, Tensor]:
@@ -68,19 +68,19 @@ class Attached(ABC):
         """What stays in memory at inference because of the method: what is shipped, and nothing after a merge."""
         return {} if self.state is State.MERGED else self.shipped()
 
-    def facts(self) -> dict[str, object]:
-        """What a record should say about the trained form besides its parameters, such as final ranks."""
+    def metadata(self) -> dict[str, object]:
+        """What is worth recording about the trained form besides its parameters, such as final ranks."""
         return {}
 
-    def penalty(self) -> Tensor | None:
+    def regularization_loss(self) -> Tensor | None:
         """A scalar to add to the training loss, None where the method has none."""
         return None
 
     def after_step(self, step: int) -> None:  # noqa: B027  # most methods have nothing to do then
         """Called after ``optimizer.step()`` number ``step`` (from 1), while gradients are still there."""
 
-    def serve(self) -> None:
-        """Turns the trained form into the serving form: encoders are run once and dropped, pruned ranks removed.
+    def prepare_for_inference(self) -> None:
+        """Turns the trained form into the form for inference: runs encoders once and drops them, removes pruned ranks.
 
         By default the parameters stay as they are, and no longer require gradients.
         """
@@ -121,11 +121,11 @@ class Attached(ABC):
 
     def replace_module(self, path: str, module: nn.Module) -> None:
         """Puts ``module`` in the place of the one at ``path``, in the training mode of the model."""
-        self.replaced[path] = self.base.get_submodule(path)
+        self.replaced.setdefault(path, self.base.get_submodule(path))
         self.base.set_submodule(path, module.train(self.base.training))
 
     def _merge(self) -> None:
-        """`merge`, for a method that can, while it is in the model."""
+        """`merge`, while the method is in the model. By default a method has no merged form."""
         raise Unsupported("nothing that could be merged into the base weights")
 
     def _detach(self) -> None:
@@ -137,11 +137,11 @@ class Attached(ABC):
 
     def _leave(self, state: State, leave: Callable[[], None]) -> None:
         if self.state is not State.ATTACHED:
-            raise MethodError(f"{self.method.name} is {self.state.value} already; load the base anew to go on from it")
+            raise MethodError(f"{self.method.name} is {self.state.value} already; load the base again to continue")
         leave()
         self.state = state
-        if hasattr(self.base, OCCUPANT):
-            delattr(self.base, OCCUPANT)
+        if hasattr(self.base, ATTACHED_METHOD):
+            delattr(self.base, ATTACHED_METHOD)
 
     def _contents(self) -> tuple[Mapping[str, Tensor], Origin, dict[str, object] | None]:
         """Tensors, where they come from, and peft's configuration where they are in its format."""
@@ -155,7 +155,7 @@ class Attached(ABC):
 def base_of(model: PreTrainedModel) -> dict[str, object]:
     """What a checkpoint requires of the model that it is loaded into: family, number of layers and hidden size."""
     try:
-        family = anatomy_of(model).family.name
+        family = architecture_of(model).family.name
     except MethodError:  # a family that is not known here goes by the name that transformers gives it
         family = model.config.get_text_config().model_type
     sizes = sizes_of(model)
@@ -163,21 +163,21 @@ def base_of(model: PreTrainedModel) -> dict[str, object]:
 
 
 @contextmanager
-def occupied(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Marks the model as holding the method ``name``, and takes the mark off again where an error is raised inside.
+def mark_attached(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Marks the model as holding the method ``name``. An error that is raised inside takes the mark off again.
 
-    A second method would freeze the first one, or go when the first one is removed.
+    A model holds one method, because a second one would freeze the first, or vanish when the first is removed.
 
     Raises:
         MethodError: the model holds a method already.
     """
-    if holds := getattr(model, OCCUPANT, None):
+    if holds := getattr(model, ATTACHED_METHOD, None):
         raise MethodError(f"the model holds {holds} already; merge or detach it first")
-    setattr(model, OCCUPANT, name)
+    setattr(model, ATTACHED_METHOD, name)
     try:
         yield
     except BaseException:
-        delattr(model, OCCUPANT)
+        delattr(model, ATTACHED_METHOD)
         raise
 
 

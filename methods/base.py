@@ -12,8 +12,8 @@ from typing import Self
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of
-from methods.attached import Attached, State, base_of, freeze, occupied
+from methods.architectures import architecture_of
+from methods.attached import Attached, State, base_of, freeze, mark_attached
 from methods.checkpoint import Checkpoint, PeftCheckpoint, expect, read_checkpoint
 from methods.errors import MethodError
 from methods.settings import Settings
@@ -40,44 +40,44 @@ class Method(Settings):
     """
 
     def check(self, model: PreTrainedModel) -> None:
-        """Refuses, before anything is built, what `attach` would refuse. Reads names and shapes only.
+        """Refuses what `attach` would refuse, before anything is built. Only names and shapes are read.
 
         Raises:
             MethodError: a setting does not fit the model, or the model's family is unknown.
             Unsupported: the settings are valid, but the method can't run on this model or machine.
         """
-        anatomy_of(model)
+        architecture_of(model)
 
     @abstractmethod
     def count(self, model: PreTrainedModel) -> Count:
         """Trained and shipped parameters by formula, from names and shapes only."""
 
     def attach(self, model: PreTrainedModel) -> Attached:
-        """Freezes ``model``, puts the method into it in place and returns the handle that trains, saves and removes it.
+        """Freezes ``model``, puts the method into it, in place, and returns a handle to train, save and remove it.
 
         Raises:
             MethodError: see `check`; or the model holds a method already.
         """
-        with occupied(model, self.name):
+        with mark_attached(model, self.name):
             self.check(model)
             return self._attach(model)
 
     def restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        """Puts the method into ``model`` in its serving form, with the tensors of a checkpoint.
+        """Puts the method into ``model`` in its form for inference, with the tensors of a checkpoint.
 
         Raises:
             MethodError: a tensor is missing, surplus or of another shape; or the model holds a method already.
         """
-        with occupied(model, self.name):
+        with mark_attached(model, self.name):
             self.check(model)
             return self._restore(model, shipped)
 
     def load(self, model: PreTrainedModel, path: Path) -> Attached:
-        """Attaches the method in its serving form, from a folder that holds this very method.
+        """Attaches the method in its form for inference, from a folder that holds this method with these settings.
 
         Raises:
-            MethodError: the folder holds no checkpoint, or one of another method, of other settings or of a base that
-                the model does not equal.
+            MethodError: the folder holds no checkpoint, one of another method or of other settings, or one that does
+                not fit the model.
         """
         checkpoint = read_checkpoint(path)
         peft = self.peft_format()
@@ -98,7 +98,7 @@ class Method(Settings):
         """
         origin = checkpoint.origin
         if origin is not None and (base := base_of(model)) != origin.base:
-            raise MethodError(f"the checkpoint was made on another base: {origin.base}, and this one is {base}")
+            raise MethodError(f"the checkpoint was made on another base: {origin.base}, but the model is {base}")
         method = None if origin is None else cls.from_settings(origin.settings)
         if checkpoint.config is None:
             assert method is not None  # only peft's format may lack an origin
@@ -111,7 +111,7 @@ class Method(Settings):
         except MethodError:
             raise
         except MALFORMED_CONFIG_ERRORS as error:
-            raise MethodError(f"the {cls.name} checkpoint can't be understood: {error!r}") from error
+            raise MethodError(f"the configuration of the {cls.name} checkpoint is malformed: {error!r}") from error
 
     @abstractmethod
     def _attach(self, model: PreTrainedModel) -> Attached:
@@ -120,9 +120,8 @@ class Method(Settings):
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         """`restore` on a model that was checked.
 
-        By default the method is attached, and each tensor is copied into the parameter of the same name. A method
-        overrides this where a checkpoint holds something else than its parameters, or where `_attach` does more than
-        `Attached.detach` undoes.
+        By default this attaches the method and copies each tensor into the parameter of the same name. A method
+        overrides it if its checkpoint holds something else, or if `_attach` does more than `Attached.detach` undoes.
         """
         gradients = {parameter: parameter.requires_grad for parameter in model.parameters()}
         attached = self._attach(model)
@@ -136,5 +135,5 @@ class Method(Settings):
             raise
         for name, parameter in parameters.items():
             parameter.data.copy_(shipped[name])
-        attached.serve()
+        attached.prepare_for_inference()
         return attached

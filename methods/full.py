@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight trains, and a checkpoint is a whole model."""
+"""Full fine-tuning: every weight trains, and a checkpoint holds the whole model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from methods.errors import MethodError
 
 @dataclass(frozen=True, kw_only=True)
 class Full(Method):
-    """Every parameter of the model trains; any family will do."""
+    """Trains every parameter of the model."""
 
     name: ClassVar[str] = "full"
     identity: ClassVar[bool] = True
@@ -35,8 +35,8 @@ class Full(Method):
         expect(shipped, {name: tuple(parameter.shape) for name, parameter in own.items()}, self.name)
         for name, parameter in own.items():
             path, _, leaf = name.rpartition(".")
-            # A new parameter, because another model may share the old one's storage; and a copy, because tensors of a
-            # file lie in memory as in the file, not aligned as matrix products like them.
+            # a new parameter, because another model may share the storage of the old one, and a copy, because tensors
+            # of a file are not aligned in memory as matrix products like them
             tensor = shipped[name].to(device=parameter.device, dtype=parameter.dtype, copy=True)
             setattr(model.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=False))
         model.tie_weights()
@@ -47,8 +47,8 @@ class FullAttached(Attached):
     """The model itself."""
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        # tied weights come once, as a file should hold them
+        # this yields tied weights once, as a file should hold them
         return dict(self.model.named_parameters())
 
     def _detach(self) -> None:
-        raise MethodError("full fine-tuning can't be detached: it changed the base weights; load them anew")
+        raise MethodError("full fine-tuning can't be detached, because it changed the base weights; load them again")

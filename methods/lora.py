@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from methods.anatomy import anatomy_of
+from methods.architectures import architecture_of
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
 from methods.projections import Projection, check_rank
@@ -57,7 +57,7 @@ class Lora(Method):
         return scale_of(self.alpha, self.rank, self.rslora)
 
     def projections(self, model: PreTrainedModel) -> list[Projection]:
-        return anatomy_of(model).projections(model, self.targets)
+        return architecture_of(model).projections(model, self.targets)
 
     def check(self, model: PreTrainedModel) -> None:
         check_rank(self.rank, self.projections(model))
@@ -165,7 +165,7 @@ class LowRankAttached(Attached):
         return [(projection, branch.A.detach(), branch.B.detach()) for projection, branch in branches]
 
     def _merge(self) -> None:
-        self.serve()
+        self.prepare_for_inference()
         with torch.no_grad():
             for wrapper in self.wrappers.values():
                 for projection, branch in zip(wrapper.projections, wrapper.branches, strict=True):
@@ -210,7 +210,7 @@ def restore_branches(
         return Branch(a, b, scale)
 
     attached = LowRankAttached(method, model, projections, branch, fold)
-    attached.serve()
+    attached.prepare_for_inference()
     return attached
 
 

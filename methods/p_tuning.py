@@ -1,7 +1,7 @@
 """P-tuning v1 (Liu et al. 2021, https://arxiv.org/abs/2103.10385, section 3.2): an encoder makes the prompt vectors.
 
-k placeholder embeddings go through a bidirectional LSTM of two layers and an MLP of two (or, as the later variants have
-it, through an MLP of three alone). The encoder is run once when training ends and dropped; k x d numbers are shipped.
+k placeholder embeddings go through a bidirectional LSTM with two layers and an MLP with two, or, as in later variants,
+through an MLP with three layers. When training ends, the encoder is run once and dropped; k x d numbers are shipped.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import embedding_shape, model_device
+from methods.architectures import embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
 from methods.prompt_tuning import PromptAttached, restore_prompt
 from methods.validators import PositiveInt
 
 
 class Encoder(StrEnum):
-    """What maps placeholders to prompt vectors."""
+    """The network that maps placeholders to prompt vectors."""
 
     lstm = "lstm"
     mlp = "mlp"
@@ -38,7 +38,7 @@ class PTuning(Method):
     num_virtual_tokens: PositiveInt = 20
     encoder: Encoder = Encoder.lstm
     encoder_hidden_size: PositiveInt | None = None
-    """h; None for d / 2, so that both directions together are d wide, as in the authors' code."""
+    """h. None stands for d / 2: both directions together are then d wide, as in the authors' code."""
 
     @property
     def size(self) -> int:
@@ -55,7 +55,7 @@ class PTuning(Method):
     def count(self, model: PreTrainedModel) -> Count:
         k, d, h = self.num_virtual_tokens, embedding_shape(model)[1], self.width(model)
         if self.encoder is Encoder.lstm:
-            # four gates, two biases each, two directions; the second layer reads both directions of the first
+            # two directions with four gates and two biases each; the second layer reads both directions of the first
             lstm = 2 * 4 * h * (d + h + 2) + 2 * 4 * h * (2 * h + h + 2)
             mlp = 2 * h * (2 * h) + 2 * h + 2 * h * d + d
             encoder = lstm + mlp
@@ -73,7 +73,7 @@ class PTuning(Method):
 
 
 class PromptEncoder(nn.Module):
-    """k placeholders [k, d] to prompt vectors [k, d]."""
+    """Maps k placeholders [k, d] to prompt vectors [k, d]."""
 
     def __init__(self, method: PTuning, d: int, h: int, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
@@ -95,12 +95,12 @@ class PromptEncoder(nn.Module):
 
 
 class PTuningAttached(PromptAttached):
-    """The encoder runs at every step until `serve`, then its last output stands in its place."""
+    """A prompt whose encoder runs at every step, until `prepare_for_inference` keeps its last output instead."""
 
     def __init__(
         self, method: Method, model: PreTrainedModel, prompt: nn.Parameter, encoder: PromptEncoder | None = None
     ) -> None:
-        """``prompt`` is what stands in front of the input once there is no encoder."""
+        """``prompt`` [k, d] is put in front of the input when there is no encoder."""
         self.encoder = encoder
         super().__init__(method, model, prompt)
 
@@ -116,8 +116,8 @@ class PTuningAttached(PromptAttached):
     def shipped(self) -> dict[str, Tensor]:
         return {"prompt": self.vectors().detach()}
 
-    def serve(self) -> None:
+    def prepare_for_inference(self) -> None:
         if self.encoder is not None:
             self.prompt = nn.Parameter(self.vectors().detach())
             self.encoder = None
-        super().serve()
+        super().prepare_for_inference()

@@ -1,7 +1,7 @@
 """P-tuning v2 as deep prompts (Liu et al. 2022, https://arxiv.org/abs/2110.07602, section 3.2 and figure 2).
 
-A tensor [L, k, d] is trained: layer l's own k vectors stand in front of the real tokens' hidden states and replace what
-layer l-1 made of its own. Every layer attends over and feeds forward k + T positions at prefill, and caches k + T. (The
+A tensor [L, k, d] is trained. The k vectors of layer l stand in front of the hidden states of the real tokens, in place
+of what layer l-1 computed from its own k vectors. At prefill every layer runs on k + T positions and caches k + T. (The
 authors' code trains a prefix of keys and values instead, which is `methods.prefix_tuning`.)
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of, embedding_shape, model_device
+from methods.architectures import architecture_of, embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
 from methods.validators import NonNegativeFloat, PositiveInt
@@ -32,7 +32,7 @@ class PTuningV2(Method):
 
     num_virtual_tokens: PositiveInt = 20
     init_std: NonNegativeFloat = 0.02
-    """Standard deviation of the normal distribution that the vectors start from."""
+    """Standard deviation of the normal distribution that the vectors are drawn from at the start."""
 
     @property
     def size(self) -> int:
@@ -44,8 +44,8 @@ class PTuningV2(Method):
 
     def shape(self, model: PreTrainedModel) -> tuple[int, int, int]:
         """(L, k, d)."""
-        anatomy = anatomy_of(model)
-        return len(anatomy.layers), self.num_virtual_tokens, anatomy.hidden_size
+        architecture = architecture_of(model)
+        return len(architecture.layers), self.num_virtual_tokens, architecture.hidden_size
 
     def count(self, model: PreTrainedModel) -> Count:
         layers, k, d = self.shape(model)
@@ -61,12 +61,12 @@ class PTuningV2(Method):
         freeze(model)
         prompts = shipped["prompts"].to(device=model_device(model), dtype=model.dtype, copy=True)
         attached = DeepPromptAttached(self, model, nn.Parameter(prompts))
-        attached.serve()
+        attached.prepare_for_inference()
         return attached
 
 
 class DeepPromptAttached(Attached):
-    """A hook on the model makes room for k positions, one on each layer puts that layer's vectors there."""
+    """Deep prompts in a model: a hook on the model makes room for k positions, one per layer puts its vectors there."""
 
     method: PTuningV2
 
@@ -75,12 +75,12 @@ class DeepPromptAttached(Attached):
         self.prompts = prompts
         self.tokens = VirtualTokens(model, method.num_virtual_tokens, PrependEmbeddings(model, self.room))
         self.hooks += self.tokens.handles
-        for index, path in enumerate(anatomy_of(model).layers):
+        for index, path in enumerate(architecture_of(model).layers):
             hook = partial(self._replace, index)
             self.hooks.append(model.get_submodule(path).register_forward_pre_hook(hook))
 
     def room(self) -> Tensor:
-        """Zeros [k, d] in front of layer 0, which never reach a result: layer 0 replaces them as every layer does."""
+        """Zeros [k, d] in front of the input. Layer 0 replaces them, as every layer does, so they reach no result."""
         return self.prompts.new_zeros(self.method.virtual_tokens, embedding_shape(self.model)[1])
 
     def _replace(self, layer: int, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

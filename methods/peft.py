@@ -1,8 +1,7 @@
 """Any method of Hugging Face peft (https://github.com/huggingface/peft), run by that library itself.
 
-Nothing is done over here: the configuration class that peft registers for ``type`` is filled with ``config``,
-`get_peft_model` wraps the model, and peft trains, saves, loads and merges. What is called afterwards is peft's own
-wrapper, as whoever deploys peft calls it.
+``config`` fills the configuration class that peft registers for ``type``. `get_peft_model` wraps the model, and peft
+trains, saves, loads and merges. What is called afterwards is what runs when peft generates.
 """
 
 from __future__ import annotations
@@ -19,34 +18,35 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.attached import occupied
+from methods.attached import mark_attached
 from methods.base import Attached, Count, Method
 from methods.checkpoint import expect
 from methods.errors import MethodError, Unsupported
-from methods.peft_model import ADAPTER, PeftAttached, library, refusals, tensors_of, try_out
+from methods.peft_library import library, refusals
+from methods.peft_model import ADAPTER, PeftAttached, tensors_of, try_out
 from methods.validators import Options, PositiveInt
 
 SIZES = ("num_virtual_tokens", "target_r", "r", "rank", "n_frequency", "oft_block_size", "block_size")
-"""Keys of peft's configurations that say how large a method is; the first that a configuration sets counts."""
+"""Keys of peft's configurations that say how large a method is. The first one that a configuration sets counts."""
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Peft(Method):
-    """The method that peft registers as ``type``, at ``config`` and otherwise at peft's defaults."""
+    """The method that peft registers as ``type``, with ``config`` and peft's defaults for the rest."""
 
     name: ClassVar[str] = "peft"
-    identity: ClassVar[bool] = False  # some are, some are not
-    mergeable: ClassVar[bool] = True  # so it is tried, and peft says why not
+    identity: ClassVar[bool] = False  # True of some types only
+    mergeable: ClassVar[bool] = True  # a merge is tried, and peft says why it can't be done
 
     type: str
     """A name of ``peft.PeftType``: LORA, VERA, ..."""
     config: Options = field(default_factory=dict)
     """Fields of that type's configuration class."""
     total_steps: PositiveInt | None = None
-    """Optimiser steps of the whole training, for the types that lay out a schedule (``total_step``)."""
+    """Optimizer steps of the whole training, for types with a schedule (``total_step``)."""
     label: str | None = None
-    """What tables call it; None for ``type`` in small letters."""
+    """What tables call the method. None stands for ``type`` in small letters."""
 
     @property
     def title(self) -> str:
@@ -60,7 +60,7 @@ class Peft(Method):
     def size(self) -> int | None:
         known = self._defaults()
         values = (self.config.get(name, known[name]) for name in SIZES if name in known)
-        # 0 is how some types say that another key counts
+        # in some types 0 means that another key counts
         return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), None)
 
     @property
@@ -72,7 +72,7 @@ class Peft(Method):
         return int(config.num_virtual_tokens or 0) if config.is_prompt_learning else 0
 
     def configuration(self) -> Any:
-        """A new ``PeftConfig``; peft writes into it when it is used.
+        """Makes a new ``PeftConfig``, because peft writes into one that it uses.
 
         Raises:
             Unsupported: peft has no such type, the type has no such key, or peft refuses a value.
@@ -94,15 +94,15 @@ class Peft(Method):
         self.configuration()
 
     def count(self, model: PreTrainedModel) -> Count:
-        raise Unsupported("peft has no formula for its parameters: attach the method and count them")
+        raise Unsupported("there is no formula for the parameters of peft's methods; attach the method and count them")
 
     def load(self, model: PreTrainedModel, path: Path) -> Attached:
         if lacking := [name for name in FILES if not (path / name).is_file()]:
-            raise MethodError(f"{path} is no checkpoint of peft: it has no {' and no '.join(lacking)}")
-        with occupied(model, self.name):
+            raise MethodError(f"{path} is not a checkpoint of peft: it has no {' and no '.join(lacking)}")
+        with mark_attached(model, self.name):
             own = tensors_of(model)
             with refusals(self.type), warnings.catch_warnings():
-                # what it would warn of, missing keys, is an error below
+                # missing keys, of which it warns, are an error below
                 warnings.filterwarnings("ignore", message="Found missing adapter keys")
                 wrapped = library().PeftModel.from_pretrained(model, str(path))
             attached = PeftAttached(self, self.type, model, wrapped, own)
@@ -110,12 +110,12 @@ class Peft(Method):
                 self._expect(wrapped.peft_config[ADAPTER], path)
                 stored = load_file(path / FILES[1])
                 expect(stored, {name: tuple(t.shape) for name, t in attached.shipped().items()}, f"peft {self.type}")
-                attached.serve()
+                attached.prepare_for_inference()
                 attached.call_as_generate_does()
             return attached
 
     def _expect(self, found: Any, path: Path) -> None:
-        """Refuses a folder of another type, or of other values of what ``config`` sets."""
+        """Refuses a folder of another type, or of other values of the keys in ``config``."""
         if (kind := str(found.peft_type.value)) != self.type:
             raise MethodError(f"{path} is a checkpoint of peft's {kind}, not of {self.type}")
         mine = self.configuration()
@@ -136,10 +136,10 @@ class Peft(Method):
         return attached
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
-        raise MethodError("a checkpoint of peft is loaded by peft itself, from its folder: use load")
+        raise MethodError("peft itself loads its checkpoints, from a folder; use load")
 
     def _defaults(self) -> dict[str, Any]:
-        """The keys of the type's configuration class and their defaults; none for a type that peft has not."""
+        """The keys of the type's configuration class with their defaults; none for a type that peft does not have."""
         kind = _kinds().get(self.type)
         return {f.name: f.default for f in dataclasses.fields(kind) if f.init} if kind is not None else {}
 
@@ -153,10 +153,10 @@ def _kinds() -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a configuration as JSON would give it back: peft turns lists into sets."""
+    """A value of a configuration as it is after being saved and loaded: peft turns lists into sets."""
     return sorted(map(str, value)) if isinstance(value, list | tuple | set) else getattr(value, "value", value)
 
 
 def _hint(word: str, known: list[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"
+    return f"; did you mean {near[0]}?" if near else f"; choose from {', '.join(sorted(known))}"

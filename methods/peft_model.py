@@ -1,8 +1,7 @@
-"""A model inside the wrapper of Hugging Face peft, and what that wrapper needs to be called like any other model."""
+"""A model inside the wrapper of Hugging Face peft, called like any other model."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,56 +15,17 @@ from methods.base import Attached, Method, State
 from methods.compat import OLD_CACHE_NAME, cache_argument
 from methods.errors import MethodError, Unsupported
 from methods.peft_format.config import INITS_THAT_KEEP_THE_BASE
+from methods.peft_library import library, refusals
 
 ADAPTER = "default"
-"""The name that peft gives an adapter when nobody gives it another."""
-
-
-def library() -> Any:
-    """The package, which takes seconds to import.
-
-    Raises:
-        Unsupported: it is not there.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise Unsupported(f"Hugging Face peft can't be imported: {error}") from error
-    return peft
-
-
-COMPILERS = ("CC", "CXX")
-"""What peft sets to build BOFT's kernels and leaves so where that fails: whoever compiles C++ next would do it with a
-compiler for C."""
-
-
-@contextmanager
-def refusals(kind: str) -> Iterator[None]:
-    """Whatever peft raises about a configuration or a model, as the reason of a cell that can't be run.
-
-    The environment's compilers are put back.
-    """
-    before = {name: os.environ.get(name) for name in COMPILERS}
-    try:
-        yield
-    except (MethodError, OSError, torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # it raises all kinds, and has none of its own
-        reason = " ".join(str(error).split()) or "no reason given"
-        raise Unsupported(f"peft refuses {kind}: {type(error).__name__}: {reason[:300]}") from error
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+"""The name that peft gives an adapter that nobody has named."""
 
 
 class PeftAttached(Attached):
     """A model inside peft's wrapper."""
 
     def __init__(self, method: Method, kind: str, model: PreTrainedModel, wrapped: Any, own: set[int]) -> None:
-        """``kind``: peft's type; ``own``: what `tensors_of` said of the model before it was wrapped."""
+        """``kind`` is peft's type, ``own`` what `tensors_of` returned for the model before it was wrapped."""
         super().__init__(method, model)
         self.kind = kind
         self.holder = model
@@ -74,7 +34,7 @@ class PeftAttached(Attached):
         config = wrapped.peft_config[ADAPTER]
         if any(getattr(config, name, None) for name in ("num_tasks", "n_tasks")):
             wrapped.register_forward_pre_hook(_name_task, with_kwargs=True)
-        # peft's wrapper passes on what it lacks to the model inside
+        # peft's wrapper looks up in the model inside what it lacks
         self.model = cast(PreTrainedModel, Prompted(wrapped) if config.is_prompt_learning else wrapped)
 
     @property
@@ -85,7 +45,7 @@ class PeftAttached(Attached):
         return {name: parameter for name, parameter in self.wrapped.named_parameters() if id(parameter) not in self.own}
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Whatever peft trains, which may be parameters of the base too (biases)."""
+        """Whatever peft trains, which may include parameters of the base (biases)."""
         return {name: parameter for name, parameter in self.wrapped.named_parameters() if parameter.requires_grad}
 
     def shipped(self) -> dict[str, Tensor]:
@@ -98,9 +58,9 @@ class PeftAttached(Attached):
         named = (*self.wrapped.named_parameters(), *self.wrapped.named_buffers())
         return {name: tensor.detach() for name, tensor in named if id(tensor) not in self.own}
 
-    def facts(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, object]:
         pattern = getattr(self.wrapped.peft_config[ADAPTER], "rank_pattern", None) or {}
-        # a budget that was spread is a list of kept triplets a layer; LoRA's pattern is a number
+        # AdaLoRA's pattern lists for each layer which triplets are kept; LoRA's is a number
         ranks = {name: sum(kept) for name, kept in pattern.items() if isinstance(kept, list)}
         return {"ranks": ranks} if ranks else {}
 
@@ -108,12 +68,12 @@ class PeftAttached(Attached):
         if hasattr(self.wrapped.base_model, "update_and_allocate"):
             self.wrapped.base_model.update_and_allocate(step)
 
-    def serve(self) -> None:
+    def prepare_for_inference(self) -> None:
         for parameter in self.wrapped.parameters():
             parameter.requires_grad_(False)
 
     def save(self, folder: Path) -> Path:
-        card = folder / "README.md"  # peft puts an empty model card there, or changes what is there
+        card = folder / "README.md"  # peft writes an empty model card, or changes the one that is there
         before = card.read_bytes() if card.is_file() else None
         try:
             with refusals(self.kind):
@@ -126,21 +86,21 @@ class PeftAttached(Attached):
         return folder
 
     def checkpoint_bytes(self) -> None:
-        """peft writes the files."""
+        """None, because peft writes the files."""
 
     def call_as_generate_does(self) -> None:
-        """Has ``model`` be what runs for each token when peft generates.
+        """Makes ``model`` what runs for each token when peft generates.
 
-        `PeftModel.generate` hands over to the model inside, in which peft's layers are: the wrapper runs once a text
-        and not once a token. Types that do something in the wrapper's own forward pass, which the outputs show, are
-        called through it.
+        `PeftModel.generate` calls the model inside, which holds peft's layers: the wrapper runs once per text and not
+        once per token. Types that compute something in the wrapper's own forward pass are called through the wrapper;
+        their outputs differ from those of the model inside.
         """
         if not isinstance(self.model, Prompted) and _same_outputs(self.wrapped, self.holder):
             self.model = self.holder
 
     @contextmanager
     def or_undone(self) -> Iterator[None]:
-        """Takes peft's layers out of the model again if it turns out that they can't stay."""
+        """Takes peft's layers out of the model again where an error is raised inside."""
         try:
             yield
         except BaseException:
@@ -155,7 +115,7 @@ class PeftAttached(Attached):
             self.model = self.wrapped.merge_and_unload()
 
     def _own_storage(self) -> None:
-        """Copies the weights that a merge changes: peft adds to them in place, and another model may share them."""
+        """Copies the weights that a merge changes: peft changes them in place, and another model may share them."""
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         layers: list[Any] = [layer for layer in self.wrapped.modules() if isinstance(layer, BaseTunerLayer)]
@@ -167,7 +127,7 @@ class PeftAttached(Attached):
     def detach(self) -> None:
         start = getattr(self.wrapped.peft_config[ADAPTER], "init_lora_weights", True)
         if start not in INITS_THAT_KEEP_THE_BASE:
-            raise MethodError(f"init_lora_weights {start} changed the base weights; load them anew")
+            raise MethodError(f"init_lora_weights {start} changed the base weights; load them again")
         super().detach()
 
     def _detach(self) -> None:
@@ -177,11 +137,11 @@ class PeftAttached(Attached):
 
 
 class Prompted(nn.Module):
-    """peft's prompt methods, called the way its `generate` calls them.
+    """A model with a prompt method of peft, called the way that peft's `generate` calls it.
 
-    peft's own forward pass puts the prompt in front of whatever it is given and returns logits for the prompt too. Here
-    a prefill is that forward pass less those logits, and a call with a filled cache, which holds the prompt already,
-    goes straight to the base model, as it does in `generate`.
+    peft's own forward pass puts the prompt in front of every input and returns logits for the prompt too. Here a
+    prefill is that forward pass without those logits. A call with a filled cache, which holds the prompt already, goes
+    to the base model, as in `generate`.
     """
 
     def __init__(self, wrapped: Any) -> None:
@@ -206,22 +166,22 @@ class Prompted(nn.Module):
         return int(self.wrapped.peft_config[ADAPTER].num_virtual_tokens)
 
     def __getattr__(self, name: str) -> Any:
-        """What a `PreTrainedModel` has and this lacks."""
+        """Looks up in peft's wrapper what a `PreTrainedModel` has and this class lacks."""
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "wrapped":  # not there yet, or asked for by deepcopy
+            if name == "wrapped":  # not set yet, as in deepcopy
                 raise
             return getattr(self.wrapped, name)
 
 
 def tensors_of(model: nn.Module) -> set[int]:
-    """Which tensors are the base's own."""
+    """Identities of the model's own tensors, to tell them from those that peft adds."""
     return {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
 
 
 def _name_task(_module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
-    """Types that learn several tasks at once are trained and served on the first."""
+    """Has types that learn several tasks at once train and run on the first task."""
     tokens = args[0] if args else call.get("input_ids")
     if tokens is not None:
         call.setdefault("task_ids", torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
@@ -235,14 +195,18 @@ def _same_outputs(wrapped: Any, model: PreTrainedModel) -> bool:
         with torch.no_grad():
             wrapped.eval()
             return torch.equal(wrapped(input_ids=ids).logits, model(input_ids=ids).logits)
-    except Exception:  # what needs the wrapper may fail in any way without it
+    except Exception:  # a type that needs the wrapper may fail in any way without it
         return False
     finally:
         wrapped.train(training)
 
 
 def try_out(attached: PeftAttached) -> None:
-    """One training loss of a few tokens: some types attach at settings with which they can't run."""
+    """Computes one training loss of a few tokens, because some types attach with settings that they can't run with.
+
+    Raises:
+        ValueError: nothing trains, or the loss is not finite.
+    """
     device = next(attached.base.parameters()).device
     ids = torch.zeros(1, 4, dtype=torch.long, device=device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():

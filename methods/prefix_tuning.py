@@ -1,8 +1,8 @@
 """Prefix tuning (Li & Liang 2021, https://arxiv.org/abs/2101.00190, section 4): trained keys and values in every layer.
 
-A tensor [L, 2, k, d_kv] stands in front of each layer's own keys and values. The prefix has no queries and no
-feed-forward: the query length stays T, the cache is k + T long. With ``reparametrise`` an MLP makes the tensor from a
-smaller one during training (section 4.3) and is dropped when it ends.
+A tensor [L, 2, k, d_kv] is trained, and stands in front of the keys and values of each layer. The prefix has no queries
+and does not go through the feed-forward: the query length stays T, the cache is k + T long. With ``reparametrize`` an
+MLP makes the tensor from a smaller one during training (section 4.3), and is dropped when training ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import Anatomy, anatomy_of, model_device
+from methods.architectures import Architecture, architecture_of, model_device
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
 from methods.compat import cache_argument, recomputes_activations
@@ -26,15 +26,15 @@ from methods.virtual import FillCache, VirtualTokens
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixTuning(Method):
-    """``num_virtual_tokens`` keys and values a layer."""
+    """``num_virtual_tokens`` keys and values per layer."""
 
     name: ClassVar[str] = "prefix_tuning"
     identity: ClassVar[bool] = False  # even a zero prefix takes softmax weight
 
     num_virtual_tokens: PositiveInt = 20
-    reparametrise: bool = False
+    reparametrize: bool = False
     encoder_hidden_size: PositiveInt | None = None
-    """Width of the reparametrising MLP; None for d_kv."""
+    """Hidden width of the MLP of ``reparametrize``. None stands for d_kv."""
     init_std: NonNegativeFloat = 0.02
 
     @property
@@ -47,18 +47,18 @@ class PrefixTuning(Method):
 
     def shape(self, model: PreTrainedModel) -> tuple[int, int, int, int]:
         """(L, 2, k, d_kv)."""
-        anatomy = anatomy_of(model)
-        return len(anatomy.layers), 2, self.num_virtual_tokens, anatomy.kv_size
+        architecture = architecture_of(model)
+        return len(architecture.layers), 2, self.num_virtual_tokens, architecture.kv_size
 
     def check(self, model: PreTrainedModel) -> None:
         super().check(model)
         if recomputes_activations(model):
-            raise Unsupported("prefix tuning can't train with gradient checkpointing: the model drops its cache there")
+            raise Unsupported("prefix tuning can't train with gradient checkpointing, which drops its cache")
 
     def count(self, model: PreTrainedModel) -> Count:
         layers, _, k, d = self.shape(model)
         flat = 2 * layers * k * d
-        if not self.reparametrise:
+        if not self.reparametrize:
             return Count(trained=flat, shipped=flat)
         h = self.encoder_hidden_size or d
         return Count(trained=k * d + d * h + h + h * 2 * layers * d + 2 * layers * d, shipped=flat)
@@ -66,8 +66,8 @@ class PrefixTuning(Method):
     def _attach(self, model: PreTrainedModel) -> Attached:
         freeze(model)
         like: dict[str, Any] = {"device": model_device(model), "dtype": model.dtype}
-        if self.reparametrise:
-            source: nn.Module = ReparametrisedPrefix(self, self.shape(model), like)
+        if self.reparametrize:
+            source: nn.Module = ReparametrizedPrefix(self, self.shape(model), like)
         else:
             source = FlatPrefix(torch.empty(self.shape(model), **like).normal_(std=self.init_std))
         return PrefixAttached(self, model, source)
@@ -77,7 +77,7 @@ class PrefixTuning(Method):
         freeze(model)
         prefix = shipped["prefix"].to(device=model_device(model), dtype=model.dtype, copy=True)
         attached = PrefixAttached(self, model, FlatPrefix(prefix))
-        attached.serve()
+        attached.prepare_for_inference()
         return attached
 
 
@@ -92,8 +92,8 @@ class FlatPrefix(nn.Module):
         return self.prefix
 
 
-class ReparametrisedPrefix(nn.Module):
-    """k embeddings [k, d_kv] through an MLP to [L, 2, k, d_kv]."""
+class ReparametrizedPrefix(nn.Module):
+    """An MLP that maps k embeddings [k, d_kv] to [L, 2, k, d_kv]."""
 
     def __init__(self, method: PrefixTuning, shape: tuple[int, int, int, int], like: dict[str, Any]) -> None:
         super().__init__()
@@ -110,19 +110,19 @@ class ReparametrisedPrefix(nn.Module):
 
 
 class PrefixAttached(Attached):
-    """A prefix that fills each empty cache."""
+    """A prefix inside a model, put into the cache of each prefill."""
 
     method: PrefixTuning
 
     def __init__(self, method: PrefixTuning, model: PreTrainedModel, source: nn.Module) -> None:
         super().__init__(method, model)
         self.source = source
-        anatomy: Anatomy = anatomy_of(model)
-        prefill = FillCache(model, self.keys_and_values, anatomy.kv_heads, cache_argument(model))
+        architecture: Architecture = architecture_of(model)
+        prefill = FillCache(model, self.keys_and_values, architecture.kv_heads, cache_argument(model))
         self.hooks += VirtualTokens(model, method.num_virtual_tokens, prefill).handles
 
     def keys_and_values(self) -> Tensor:
-        """The prefix [L, 2, k, d_kv]; `serve` changes where it comes from."""
+        """The prefix [L, 2, k, d_kv] of this forward pass."""
         prefix: Tensor = self.source()
         return prefix
 
@@ -132,6 +132,6 @@ class PrefixAttached(Attached):
     def shipped(self) -> dict[str, Tensor]:
         return {"prefix": self.source().detach()}
 
-    def serve(self) -> None:
+    def prepare_for_inference(self) -> None:
         self.source = FlatPrefix(self.source().detach().contiguous())
-        super().serve()
+        super().prepare_for_inference()

@@ -30,14 +30,14 @@ class Projection:
     groups: int = 1
 
     def pick(self, y: Tensor) -> Tensor:
-        """View of this projection's share of ``y`` [..., all parts], shaped [..., groups, size]."""
-        if self.groups == 1:  # the same with fewer views, which at decode count
+        """A view [..., groups, size] of this projection's share of ``y`` [..., all parts]."""
+        if self.groups == 1:  # the same with fewer views, which cost time at decode
             return y.narrow(-1, self.part * self.out_features, self.out_features).unsqueeze(-2)
         parts: Tensor = y.unflatten(-1, (self.groups, self.parts, -1))
         return parts[..., self.part, :]
 
     def shape(self, delta: Tensor) -> Tensor:
-        """``delta`` [..., out_features] in the shape that `pick` gives."""
+        """``delta`` [..., out_features] in the shape of what `pick` returns."""
         shaped: Tensor = delta.unflatten(-1, (self.groups, -1))
         return shaped
 
@@ -48,19 +48,23 @@ class Projection:
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """(out, in) of a linear module, whichever way round it stores its weight, quantised or not."""
+    """(out, in) of a linear module, whether it stores its weight as such or transposed, quantized or not.
+
+    Raises:
+        MethodError: the module is not linear.
+    """
     if isinstance(module, Conv1D):
         return int(module.nf), int(module.nx)
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features
-    raise MethodError(f"expected a linear layer, found {type(module).__name__}")
+    raise MethodError(f"expected a linear module, not a {type(module).__name__}")
 
 
 def check_rank(rank: int, projections: Sequence[Projection]) -> None:
     """Refuses a rank that is larger than a layer.
 
     Raises:
-        MethodError: naming the layer and the largest rank that it takes.
+        MethodError: the message names the layer and the largest rank that it allows.
     """
     narrowest = min(projections, key=lambda projection: min(projection.in_features, projection.out_features))
     most = min(narrowest.in_features, narrowest.out_features)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of, embedding_shape, model_device
+from methods.architectures import embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
 from methods.validators import PositiveInt
@@ -72,22 +72,21 @@ class PromptTuning(Method):
 def restore_prompt(
     method: Method, model: PreTrainedModel, shipped: Mapping[str, Tensor], kind: type[PromptAttached]
 ) -> PromptAttached:
-    """The serving form of a prompt [k, d] read from a checkpoint.
+    """Attaches a prompt [k, d] of a checkpoint in its form for inference.
 
     Raises:
         MethodError: the tensor is missing or of another shape.
     """
-    anatomy_of(model)
     expect(shipped, {"prompt": (method.virtual_tokens, embedding_shape(model)[1])}, method.name)
     freeze(model)
     prompt = shipped["prompt"].to(device=model_device(model), dtype=model.dtype, copy=True)
     attached = kind(method, model, nn.Parameter(prompt))
-    attached.serve()
+    attached.prepare_for_inference()
     return attached
 
 
 class PromptAttached(Attached):
-    """Vectors in front of the input."""
+    """Trained vectors in front of the input embeddings."""
 
     def __init__(self, method: Method, model: PreTrainedModel, prompt: nn.Parameter) -> None:
         super().__init__(method, model)
@@ -95,7 +94,7 @@ class PromptAttached(Attached):
         self.hooks += VirtualTokens(model, method.virtual_tokens, PrependEmbeddings(model, self.vectors)).handles
 
     def vectors(self) -> Tensor:
-        """The prompt [k, d]."""
+        """The prompt [k, d] of this forward pass."""
         return self.prompt
 
     def named_parameters(self) -> dict[str, nn.Parameter]:

@@ -1,8 +1,8 @@
-"""QLoRA: LoRA over a base quantised to 4 bits (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
+"""QLoRA: LoRA over a base quantized to 4 bits (Dettmers et al. 2023, https://arxiv.org/abs/2305.14314).
 
-Every linear layer of the decoder is stored in NF4 (section 3), its block constants quantised again (double
-quantisation), and dequantised at each product; LoRA trains beside it in the model's own dtype. Merging adds the change
-to the dequantised weight and quantises the sum again, which rounds it: the merge is lossy.
+Every linear layer of the decoder is stored in NF4 (section 3), and its block constants are quantized again (double
+quantization). The weight is dequantized at each product, and LoRA trains beside it in the model's own dtype. A merge
+adds the change to the dequantized weight and quantizes the sum, which rounds it: the merge is lossy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from methods.anatomy import ALL_LINEAR, anatomy_of
+from methods.architectures import ALL_LINEAR, architecture_of
 from methods.base import Attached, Count, Method
 from methods.errors import Unsupported
 from methods.lora import Lora, attach_lora, expect_branches, restore_branches
@@ -26,7 +26,7 @@ from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
 def _bitsandbytes() -> Any:
     try:
-        import bitsandbytes  # heavy, and not to be had on every platform
+        import bitsandbytes  # heavy, and not available on every platform
     except ImportError as error:
         raise Unsupported(f"qlora needs bitsandbytes, which can't be imported: {error}") from error
     return bitsandbytes
@@ -34,10 +34,10 @@ def _bitsandbytes() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Qlora(Method):
-    """`Lora` over a base that `attach` quantises in place; detaching leaves the 4-bit base behind."""
+    """`Lora` over a base that `attach` quantizes in place. `detach` leaves the base in 4 bits."""
 
     name: ClassVar[str] = "qlora"
-    identity: ClassVar[bool] = False  # the LoRA part changes nothing at first, the quantisation does
+    identity: ClassVar[bool] = False  # the LoRA part changes nothing at first, the quantization does
     mergeable: ClassVar[bool] = True
     lossy_merge: ClassVar[bool] = True
 
@@ -46,11 +46,11 @@ class Qlora(Method):
     targets: Names = ("q", "v")
     rslora: bool = False
     dropout: Fraction = 0.0
-    double_quantisation: bool = True
+    double_quantization: bool = True
 
     @property
     def lora(self) -> Lora:
-        """The same settings without the quantisation."""
+        """The same settings without the quantization."""
         return Lora(rank=self.rank, alpha=self.alpha, targets=self.targets, rslora=self.rslora, dropout=self.dropout)
 
     @property
@@ -65,51 +65,51 @@ class Qlora(Method):
         return self.lora.count(model)
 
     def _attach(self, model: PreTrainedModel) -> Attached:
-        quantise(model, self.double_quantisation)
+        quantize(model, self.double_quantization)
         return attach_lora(self, self.lora, model, fold_into_nf4)
 
     def _restore(self, model: PreTrainedModel, shipped: Mapping[str, Tensor]) -> Attached:
         projections = self.lora.projections(model)
         expect_branches(self, projections, shipped)  # before the base is changed
-        quantise(model, self.double_quantisation)
+        quantize(model, self.double_quantization)
         return restore_branches(self, model, projections, shipped, self.lora.scale, fold_into_nf4)
 
 
-def quantise(model: PreTrainedModel, double_quantisation: bool) -> None:
-    """Replaces every linear layer of the decoder by an NF4 one, in place; embeddings and output head stay."""
+def quantize(model: PreTrainedModel, double_quantization: bool) -> None:
+    """Replaces every linear layer of the decoder by an NF4 layer, in place. Embeddings and output head stay."""
     bnb = _bitsandbytes()
-    for projection in anatomy_of(model).projections(model, [ALL_LINEAR]):
+    for projection in architecture_of(model).projections(model, [ALL_LINEAR]):
         base = model.get_submodule(projection.path)
         if not isinstance(base, bnb.nn.Linear4bit):
-            model.set_submodule(projection.path, _nf4_layer(base, bnb, model.dtype, double_quantisation))
+            model.set_submodule(projection.path, _nf4_layer(base, bnb, model.dtype, double_quantization))
 
 
-def _nf4_layer(base: nn.Module, bnb: Any, dtype: torch.dtype, double_quantisation: bool) -> nn.Module:
+def _nf4_layer(base: nn.Module, bnb: Any, dtype: torch.dtype, double_quantization: bool) -> nn.Module:
     rows, columns = linear_shape(base)
     weight = cast(Tensor, base.weight).data
     layer = bnb.nn.Linear4bit(columns, rows, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
     dense = weight.t() if isinstance(base, Conv1D) else weight
-    _set_weight(layer, dense, bnb, double_quantisation)
+    _set_weight(layer, dense, bnb, double_quantization)
     layer.bias = base.bias
-    # On processors with AVX512-BF16 the library would repack the weight at the first evaluation: in place, with block
-    # constants rounded to bfloat16, double quantisation undone and no way back to training. Figures of one state must
-    # not depend on whether another was measured before, so the portable path is used everywhere.
+    # On processors with AVX512-BF16 the library would repack the weight in place at the first evaluation: it rounds the
+    # block constants to bfloat16, undoes double quantization and can't go back to training. What a model computes must
+    # not depend on whether it was evaluated before, so the portable path is used everywhere.
     layer.support_avx512bf16_for_cpu = False
     layer.train(base.training)
     return cast(nn.Module, layer)
 
 
-def _set_weight(layer: Any, dense: Tensor, bnb: Any, double_quantisation: bool) -> None:
-    """Quantises ``dense`` [out, in] into the layer, and leaves there all that the library's own ``to(device)`` does."""
+def _set_weight(layer: Any, dense: Tensor, bnb: Any, double_quantization: bool) -> None:
+    """Quantizes ``dense`` [out, in] and puts it into the layer, as ``Linear4bit.to(device)`` of the library does."""
     packed, state = bnb.functional.quantize_4bit(
-        dense.contiguous(), compress_statistics=double_quantisation, quant_type="nf4"
+        dense.contiguous(), compress_statistics=double_quantization, quant_type="nf4"
     )
     layer.weight = bnb.nn.Params4bit(
         packed,
         requires_grad=False,
         quant_state=state,
         blocksize=state.blocksize,
-        compress_statistics=double_quantisation,
+        compress_statistics=double_quantization,
         quant_type="nf4",
         module=layer,
         bnb_quantized=True,
@@ -118,7 +118,7 @@ def _set_weight(layer: Any, dense: Tensor, bnb: Any, double_quantisation: bool) 
 
 
 def fold_into_nf4(base: nn.Module, projection: Projection, delta: Tensor) -> None:
-    """W = quantise(dequantise(W) + delta) on one projection's rows."""
+    """W = quantize(dequantize(W) + delta) on the rows of one projection."""
     bnb = _bitsandbytes()
     state = cast(Any, base.weight).quant_state
     dense = bnb.functional.dequantize_4bit(cast(Tensor, base.weight).data, state).float()

@@ -131,16 +131,16 @@ def check_value(annotation: object, value: object, name: str) -> object:
     return check(kind, rules, value, name)
 
 
-Check = Callable[[Any, list[Any], Any, str], object]
+_Check = Callable[[Any, list[Any], Any, str], object]
 """Takes the type, the rules that stand beside it in ``Annotated``, the value and the name of the setting."""
 
 
-def _check_of(kind: Any) -> Check | None:
+def _check_of(kind: Any) -> _Check | None:
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return _check_member
     if get_origin(kind) is tuple:
         return _check_tuple if get_args(kind)[1:] == (Ellipsis,) else None
-    checks: dict[object, Check] = {
+    checks: dict[object, _Check] = {
         bool: _check_bool,
         int: _check_number,
         float: _check_number,

@@ -49,7 +49,7 @@ CASES: dict[str, tuple[Method, Any]] = {
     ),
     "prefix_tuning": (PrefixTuning(**VIRTUAL, init_std=0.5), PrefixTuningConfig(**VIRTUAL, **TASK)),
     "prefix_tuning-projected": (
-        PrefixTuning(**VIRTUAL, reparametrise=True, encoder_hidden_size=12),
+        PrefixTuning(**VIRTUAL, reparametrize=True, encoder_hidden_size=12),
         PrefixTuningConfig(**VIRTUAL, prefix_projection=True, encoder_hidden_size=12, **TASK),
     ),
     "lora": (Lora(rank=4, alpha=6), LoraConfig(**LORA)),
@@ -79,7 +79,7 @@ class Pair:
         labels[:, 0] = -100
         call = {"attention_mask": torch.ones_like(ids), "labels": labels, "use_cache": False}
         own = self.ours.model(input_ids=ids, **call).loss
-        penalty = self.ours.penalty()
+        penalty = self.ours.regularization_loss()
         if self.theirs.active_peft_config.peft_type == "PREFIX_TUNING":
             del call["use_cache"]  # there the prefix comes in a cache
         return own if penalty is None else own + penalty, self.theirs(input_ids=ids, **call).loss

@@ -33,7 +33,7 @@ CASES: dict[str, Method] = {
     "p_tuning-mlp": PTuning(num_virtual_tokens=5, encoder="mlp", encoder_hidden_size=24),
     "p_tuning_v2": PTuningV2(num_virtual_tokens=5, init_std=0.5),
     "prefix_tuning": PrefixTuning(num_virtual_tokens=5, init_std=0.5),
-    "prefix_tuning-mlp": PrefixTuning(num_virtual_tokens=5, reparametrise=True, encoder_hidden_size=24),
+    "prefix_tuning-mlp": PrefixTuning(num_virtual_tokens=5, reparametrize=True, encoder_hidden_size=24),
     "adapter": Adapter(bottleneck=6),
     "adapter-pfeiffer": Adapter(bottleneck=6, placement="pfeiffer", skip_layers=1),
     "lora": Lora(rank=4),
@@ -63,7 +63,7 @@ def train(attached: Attached, steps: int = STEPS, rate: float = 0.05, prune: boo
     for step in range(1, steps + 1):
         ids = tokens(seed=step)
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-        penalty = attached.penalty()
+        penalty = attached.regularization_loss()
         (loss if penalty is None else loss + penalty).backward()
         optimizer.step()
         if prune:
@@ -125,7 +125,7 @@ def test_count_equals_the_formula(case: str, family: str) -> None:
     attached = method.attach(model)
     assert sum(p.numel() for p in attached.trained().values()) == count.trained
     train(attached)
-    attached.serve()
+    attached.prepare_for_inference()
     shipped = sum(t.numel() for t in attached.shipped().values())
     if method.name != "adalora" or FAMILIES[family].get("num_key_value_heads", 4) == 4:
         assert shipped == count.shipped
@@ -173,7 +173,7 @@ def test_left_padded_batch_equals_single(case: str, family: str) -> None:
 def test_save_and_load(case: str, family: str, tmp_path: Path) -> None:
     """What is saved, loaded into a fresh copy of the base, gives the same outputs, bit for bit."""
     attached = trained(case, family)
-    attached.serve()
+    attached.prepare_for_inference()
     path = attached.save(tmp_path / "saved")
     expected = logits(attached.model, tokens())
     fresh = build(family)
@@ -189,7 +189,7 @@ def test_serving_changes_no_output(case: str, family: str) -> None:
     """Dropping encoders and pruned ranks leaves the outputs as training left them."""
     attached = trained(case, family)
     before = logits(attached.model, tokens())
-    attached.serve()
+    attached.prepare_for_inference()
     torch.testing.assert_close(logits(attached.model, tokens()), before, atol=1e-5, rtol=1e-5)
 
 
@@ -199,7 +199,7 @@ def test_merged_equals_unmerged(case: str, family: str) -> None:
     """Merging leaves the outputs, and the module tree of the base; a method without a merge refuses in one line."""
     attached = trained(case, family)
     method, model = attached.method, attached.model
-    attached.serve()
+    attached.prepare_for_inference()
     unmerged = logits(model, tokens())
     if not method.mergeable:
         with pytest.raises(methods.MethodError):
@@ -232,9 +232,9 @@ def test_base_is_unchanged_bit_for_bit(case: str, family: str) -> None:
         return
     reference = copy.deepcopy(model)
     if method.name == "qlora":  # the base that it trains beside is the quantised one
-        from methods.qlora import quantise
+        from methods.qlora import quantize
 
-        quantise(reference, double_quantisation=True)
+        quantize(reference, double_quantization=True)
     attached = method.attach(model)
     train(attached)
     attached.detach()
@@ -252,5 +252,5 @@ def test_adalora_final_ranks_sum_to_the_budget(family: str) -> None:
     assert isinstance(attached, AdaloraAttached)
     ranks = attached.ranks()
     assert sum(ranks.values()) == 2 * len(ranks)
-    attached.serve()
+    attached.prepare_for_inference()
     assert {name: attached.shipped()[f"{name}.A"].shape[0] for name in ranks} == ranks

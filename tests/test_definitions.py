@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from methods.adalora import Adalora, AdaloraAttached, Importance
 from methods.adapter import Adapter, AdapterAttached
-from methods.anatomy import anatomy_of
+from methods.architectures import architecture_of
 from methods.compat import cache_of
 from methods.lora import Lora, LowRank
 from methods.p_tuning_v2 import PTuningV2
-from methods.prefix_tuning import PrefixTuning, ReparametrisedPrefix
+from methods.prefix_tuning import PrefixTuning, ReparametrizedPrefix
 from methods.prompt_tuning import PromptTuning
 from methods.qlora import Qlora
 from tests.families import FAMILIES, build
@@ -50,7 +50,7 @@ def test_deep_prompts_of_real_hidden_states_are_those_tokens(family: str) -> Non
     """Each layer's own k vectors, taken from what the base feeds that layer, give what the base gives."""
     model, front, rest, expected = base_and_ids(family)
     states: list[Tensor] = []
-    layers = [model.get_submodule(path) for path in anatomy_of(model).layers]
+    layers = [model.get_submodule(path) for path in architecture_of(model).layers]
     hooks = [layer.register_forward_pre_hook(lambda _m, args: states.append(args[0][0].detach())) for layer in layers]
     logits(model, front)
     for hook in hooks:
@@ -78,9 +78,9 @@ def test_a_prefix_of_real_keys_and_values_is_those_tokens(family: str) -> None:
 def test_a_reparametrised_prefix_is_what_its_mlp_makes() -> None:
     """Embeddings through linear, tanh, linear, one row a virtual token, laid out as [L, 2, k, d_kv]."""
     model = build("llama")
-    attached = PrefixTuning(num_virtual_tokens=K, reparametrise=True, encoder_hidden_size=24).attach(model)
+    attached = PrefixTuning(num_virtual_tokens=K, reparametrize=True, encoder_hidden_size=24).attach(model)
     source = cast(Any, attached).source
-    assert isinstance(source, ReparametrisedPrefix)
+    assert isinstance(source, ReparametrizedPrefix)
     first, last = source.mlp[0], source.mlp[2]
     made = torch.tanh(source.embedding @ first.weight.t() + first.bias) @ last.weight.t() + last.bias
     prefix = attached.shipped()["prefix"]
@@ -111,7 +111,7 @@ def test_lora_adds_its_product_to_its_own_part(
 ) -> None:
     """A target grows by alpha / r (alpha / sqrt r for rsLoRA) B A x; of a fused matrix the other parts stay."""
     model, rank, alpha = build(family), 3, 12.0
-    path = anatomy_of(model).projections(model, [role])[1].path
+    path = architecture_of(model).projections(model, [role])[1].path
     split = parts or (lambda y: {role: y})
     x = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
     before = split(model.get_submodule(path)(x))
@@ -136,7 +136,7 @@ def test_lora_adds_its_product_to_its_own_part(
 def test_merging_changes_the_weight_by_the_product(family: str) -> None:
     """The merged module gives y + alpha / r B A x for any x, not only where merged and unmerged share a mistake."""
     model = build(family)
-    path = anatomy_of(model).projections(model, ["v"])[0].path
+    path = architecture_of(model).projections(model, ["v"])[0].path
     attached = Lora(rank=3, alpha=12.0, targets=("v",)).attach(model)
     for parameter in attached.trained().values():
         parameter.data.normal_()
@@ -164,7 +164,7 @@ def test_an_adapter_adds_its_bottleneck_before_the_residual_sum() -> None:
     assert isinstance(attached, AdapterAttached)
     for parameter in attached.trained().values():
         parameter.data.normal_()
-    bottleneck = model.get_submodule(anatomy_of(model).layers[1] + ".mlp.down_proj")
+    bottleneck = model.get_submodule(architecture_of(model).layers[1] + ".mlp.down_proj")
     x = torch.randn(2, 48, generator=torch.Generator().manual_seed(0))
     y = cast(Any, bottleneck).base(x)
     down, up = cast(nn.Linear, bottleneck.down), cast(nn.Linear, bottleneck.up)
@@ -216,11 +216,11 @@ def test_the_orthogonality_penalty_is_zero_for_orthogonal_triplets_alone() -> No
     for triplets in attached.triplets:
         nn.init.orthogonal_(triplets.P)
         nn.init.orthogonal_(triplets.Q)
-    penalty = attached.penalty()
+    penalty = attached.regularization_loss()
     assert penalty is not None
     assert float(penalty.detach()) < 1e-4
     attached.triplets[0].P.data *= 2  # P'P - I is now 3 I, whose norm is 3 sqrt(3)
-    penalty = attached.penalty()
+    penalty = attached.regularization_loss()
     assert penalty is not None
     assert math.isclose(float(penalty.detach()), 0.5 * 3 * math.sqrt(3) / (2 * len(attached.triplets)), rel_tol=1e-3)
 
@@ -266,9 +266,9 @@ def test_the_distribution_stands_in_the_final_phase() -> None:
 def test_the_base_of_qlora_is_nf4(double: bool) -> None:
     """Every linear layer of the decoder is packed two weights a byte as NF4, its constants quantised again if told."""
     model = build("llama")
-    paths = [p.path for p in anatomy_of(model).projections(model, ["all-linear"])]
+    paths = [p.path for p in architecture_of(model).projections(model, ["all-linear"])]
     shapes = {path: cast(Tensor, model.get_submodule(path).weight).shape for path in paths}
-    Qlora(rank=2, double_quantisation=double).attach(model)
+    Qlora(rank=2, double_quantization=double).attach(model)
     for path in paths:
         module = model.get_submodule(path)
         packed = cast(Any, module.base if isinstance(module, LowRank) else module).weight

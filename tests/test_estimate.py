@@ -140,7 +140,7 @@ def test_what_it_costs_at_inference(method: str) -> None:
     for state in (CONTROL, UNMERGED):
         if state == UNMERGED:
             attached = plan.method.attach(model)
-            attached.serve()
+            attached.prepare_for_inference()
             model = attached.model.eval()
         with torch.no_grad():
             for phase, kind in (("prefill", Prefill), ("decode", Decode)):
@@ -161,7 +161,7 @@ def test_the_size_of_a_checkpoint_is_that_of_its_files(method: str, dtype: str, 
     """From names, shapes and dtypes alone, header included, in our format and in peft's."""
     plan = read_plan(configure(method, f"model.dtype={dtype}"))
     attached = plan.method.attach(load_model(plan.model, "cpu", 0))
-    attached.serve()
+    attached.prepare_for_inference()
     assert attached.checkpoint_bytes() == sum(file.stat().st_size for file in attached.save(tmp_path).iterdir())
 
 

@@ -29,7 +29,7 @@ from methods.checkpoint import read_checkpoint
 from methods.lora import Lora
 from methods.prefix_tuning import PrefixTuning
 from methods.prompt_tuning import PromptTuning
-from methods.qlora import Qlora, quantise
+from methods.qlora import Qlora, quantize
 from methods.settings import IMPLEMENTATION
 from tests.families import build
 from tests.test_conformance import CASES, STEPS, logits, tokens, train, trained
@@ -51,7 +51,7 @@ def in_peft(folder: Path, family: str, quantised: bool = False) -> PeftModel:
     """A fresh base with the folder's adapter, by peft's own loader."""
     base = build(family)
     if quantised:
-        quantise(base, double_quantisation=True)
+        quantize(base, double_quantization=True)
         base.is_loaded_in_4bit = True
     return PeftModel.from_pretrained(base, folder)
 
@@ -115,7 +115,7 @@ def test_ours_loads_in_peft(case: str, family: str, tmp_path: Path) -> None:
     """peft gives, on a fresh base, the outputs that were saved, and none that the base alone would give."""
     attached = trained(case, family)
     folder = attached.save(tmp_path / "deep" / "down")
-    attached.serve()
+    attached.prepare_for_inference()
     expected = logits(attached.model, tokens())
     assert not torch.allclose(expected, logits(build(family), tokens()), atol=1e-2)
     loaded = in_peft(folder, family, quantised=case == "qlora")
@@ -140,7 +140,7 @@ def test_peft_goes_on_as_ours_does(case: str, family: str, tmp_path: Path) -> No
     transformers 5.24, finds none, and so puts its prompt before each new token and leaves its prefix away.
     """
     attached = trained(case, family)
-    attached.serve()
+    attached.prepare_for_inference()
     loaded = in_peft(attached.save(tmp_path), family)
     ids = tokens()
     options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
@@ -164,7 +164,7 @@ def test_parts_of_a_fused_matrix_are_one_product_in_peft(case: str, family: str,
     """Any parts, in any order, beside whole modules: equal in peft, and here the very method, bit for bit."""
     attached = MIXED[case].attach(build(family))
     train(attached)
-    attached.serve()
+    attached.prepare_for_inference()
     folder, expected = attached.save(tmp_path), logits(attached.model, tokens())
     torch.testing.assert_close(peft_logits(in_peft(folder, family), tokens()), expected, **EXACT)
     fresh = build(family)
@@ -181,7 +181,7 @@ def test_modules_that_lost_every_rank_are_left_out(family: str, empty: int, tmp_
     train(attached)
     for kept in attached.keep[:empty]:
         kept[:] = False
-    attached.serve()
+    attached.prepare_for_inference()
     folder, expected = attached.save(tmp_path), logits(attached.model, tokens())
     torch.testing.assert_close(peft_logits(in_peft(folder, family), tokens()), expected, **EXACT)
     fresh = build(family)
@@ -211,7 +211,7 @@ def test_saving_does_not_wait_for_serving(case: str, tmp_path: Path) -> None:
     """What is saved in the midst of training is, bit for bit, what is saved in serving form, and after a reload."""
     attached = trained(case, "gpt2")
     folders = [attached.save(tmp_path / "training")]
-    attached.serve()
+    attached.prepare_for_inference()
     folders.append(attached.save(tmp_path / "serving"))
     folders.append(methods.load(build("gpt2"), folders[0]).save(tmp_path / "again"))
     assert {path.name for path in folders[0].iterdir()} == (
@@ -321,7 +321,7 @@ def test_settings_come_from_peft(tmp_path: Path) -> None:
     assert methods.load(build("llama"), tmp_path / "lora-rslora").method == Lora(rank=4, alpha=6, rslora=True)
     expected = Adalora(rank=2, start_rank=4, total_steps=STEPS, initial_steps=0, final_steps=1, alpha=6)
     assert methods.load(build("llama"), tmp_path / "adalora").method == expected
-    prefix = PrefixTuning(num_virtual_tokens=5, reparametrise=True, encoder_hidden_size=12)
+    prefix = PrefixTuning(num_virtual_tokens=5, reparametrize=True, encoder_hidden_size=12)
     assert methods.load(build("llama"), tmp_path / "prefix-projected").method == prefix
 
 

@@ -43,7 +43,7 @@ MERGEABLE = pytest.mark.parametrize("name", ["lora", "adalora", "qlora"])
 def merged(name: str) -> methods.Attached:
     attached = CASES[name].attach(build("llama"))
     train(attached)
-    attached.serve()
+    attached.prepare_for_inference()
     attached.merge()
     return attached
 
@@ -125,7 +125,7 @@ def test_padding_in_a_sliding_window_is_refused_where_it_would_be_wrong(name: st
 def test_generating_on_from_a_cache_is_refused(name: str) -> None:
     """`generate` takes virtual tokens for real ones and would feed some twice; the model itself goes on rightly."""
     model = build("llama")
-    VIRTUAL[name].attach(model).serve()
+    VIRTUAL[name].attach(model).prepare_for_inference()
     first, more = tokens(1, 9), tokens(1, 4, seed=3)
     both = torch.cat([first, more], 1)
 
@@ -175,7 +175,7 @@ def test_a_prefix_refuses_checkpointing() -> None:
 def test_a_cache_may_come_under_either_name(name: str) -> None:
     """A call that gives the cache, and None under the old name, goes on from that cache."""
     model = build("llama")
-    VIRTUAL[name].attach(model).serve()
+    VIRTUAL[name].attach(model).prepare_for_inference()
     ids = tokens(1, 9)
     with torch.no_grad():
         cache = cache_of(model(input_ids=ids[:, :-1], use_cache=True))
@@ -220,7 +220,7 @@ def test_a_mask_that_is_no_matrix_is_refused(name: str) -> None:
 def saved(name: str, folder: Path, family: str = "llama") -> Path:
     attached = CASES[name].attach(build(family))
     train(attached)
-    attached.serve()
+    attached.prepare_for_inference()
     return attached.save(folder / "saved")
 
 
@@ -300,6 +300,32 @@ def test_a_checkpoint_with_other_tensors_leaves_the_model(tmp_path: Path) -> Non
     Adapter().attach(model)
 
 
+@pytest.mark.parametrize(
+    ("method", "old", "new", "given"),
+    [
+        (PrefixTuning(num_virtual_tokens=5, reparametrize=True), "reparametrise", "reparametrize", True),
+        (Qlora(rank=2, double_quantization=False), "double_quantisation", "double_quantization", False),
+    ],
+)
+def test_settings_are_read_by_the_names_that_they_had_before(
+    method: Method, old: str, new: str, given: bool, tmp_path: Path
+) -> None:
+    """A checkpoint that was written before a setting was renamed gives the method and the outputs that were saved."""
+    attached = method.attach(build("llama"))
+    attached.prepare_for_inference()
+    expected = logits(attached.model, tokens())
+
+    def rename(metadata: dict[str, str], _: object) -> None:
+        settings = json.loads(metadata["settings"])
+        assert settings.pop(new) is given
+        metadata["settings"] = json.dumps({**settings, old: given})
+
+    respell(attached.save(tmp_path), rename)
+    model = build("llama")
+    assert methods.load(model, tmp_path).method == method
+    assert torch.equal(logits(model, tokens()), expected)
+
+
 REFUSED: dict[str, Callable[[], Method]] = {
     "lora rank 0": lambda: Lora(rank=0),
     "lora rank 4.5": lambda: Lora(rank=4.5),  # type: ignore[arg-type]
@@ -339,7 +365,7 @@ def test_ranks_are_even_where_there_are_no_data() -> None:
     """On the meta device nothing is more important than anything else: each projection keeps the average rank."""
     attached = Adalora(rank=2, start_rank=5, total_steps=10).attach(build("llama").to("meta"))
     assert attached.trained()["0.q.lam"].shape == (5,)
-    attached.serve()
+    attached.prepare_for_inference()
     assert {t.shape[0] for name, t in attached.shipped().items() if name.endswith(".A")} == {2}
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import configparser
+import inspect
 import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 import torch
 import typer
 
+import methods
 from bench.claims.load import load_claims
 from bench.cli import app
 from bench.config.compose import compose_multirun, compose_run
@@ -21,10 +28,12 @@ from bench.gate.selftest import read_trials
 from bench.gate.trials import rates
 from bench.records import stats
 from bench.records.store import read_paths
+from methods import validators
 from tests.families import VOCABULARY, build
 from tests.pages import KINDS, PAGES, ROOT, blocks
 
 README = (ROOT / "README.md").read_text()
+METHODS_PAGE = (ROOT / "methods" / "README.md").read_text()
 BLOCKS = list(blocks())
 REFERENCE = ROOT / "results" / "reference"
 
@@ -135,9 +144,6 @@ def test_the_study_of_the_page_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path:
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     (tmp_path / "conf" / "study" / "ranks.yaml").write_text(block)
     code = "from bench.config.compose import compose_multirun; print(len(compose_multirun(['study=ranks'])[0].cells))"
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -159,6 +165,28 @@ def test_the_library_example_runs(page: str, tmp_path: Path, monkeypatch: pytest
     names = {"batches": [ids, ids], "fresh_model": build("llama")}
     exec(compile(block, page, "exec"), names)
     assert Path("lora/adapter_model.safetensors").is_file()
+
+
+def test_the_page_of_the_library_names_every_method() -> None:
+    """Each file that defines a method is linked in the table."""
+    links = set(re.findall(r"\]\(([^)#]+)\)", METHODS_PAGE))
+    assert {Path(inspect.getfile(kind)).name for kind in methods.available().values()} <= links
+
+
+def test_the_page_of_the_library_lists_every_annotation() -> None:
+    """The types of `methods.validators` and the table of annotations are the same."""
+    (table,) = re.findall(r"\| annotation \| allows \|\n(.*?)\n\n", METHODS_PAGE, flags=re.DOTALL)
+    kinds = {name for name, value in vars(validators).items() if name[0].isupper() and get_origin(value) is not None}
+    assert kinds == set(re.findall(r"`([A-Z]\w+)`", table)) - {"StrEnum"}
+
+
+def test_the_entry_point_on_the_page_is_the_one_that_is_tested() -> None:
+    """What the page says goes into ``pyproject.toml`` is what the installed example has."""
+    (block,) = re.findall(r"```toml\n(.*?)```", METHODS_PAGE, flags=re.DOTALL)
+    ((group, points),) = tomllib.loads(block)["project"]["entry-points"].items()
+    installed = configparser.ConfigParser()
+    installed.read(ROOT / "tests" / "data" / "outside" / "acme_methods-1.0.dist-info" / "entry_points.txt")
+    assert dict(installed[group]) == points
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])

@@ -63,7 +63,7 @@ def saved(case: str, folder: Path) -> tuple[torch.Tensor, Path]:
     torch.manual_seed(7)
     attached = method(case).attach(build("llama"))
     train(attached, STEPS, rate=0.02)
-    attached.serve()
+    attached.prepare_for_inference()
     return logits(attached.model, tokens()), attached.save(folder / "checkpoint")
 
 
@@ -95,7 +95,7 @@ def test_only_its_own_parameters_train(case: str) -> None:
     before = logits(attached.model.eval(), tokens())
     train(attached, STEPS, rate=0.02)
     assert not torch.equal(logits(attached.model, tokens()), before)
-    attached.serve()
+    attached.prepare_for_inference()
     assert attached.trained() == {}
 
 
@@ -152,7 +152,7 @@ def test_the_rank_budget_is_kept(tmp_path: Path) -> None:
     """peft's allocator is called after every step, and its ranks are reported."""
     attached = method("adalora").attach(build("llama"))
     train(attached, STEPS)
-    ranks = attached.facts()["ranks"]
+    ranks = attached.metadata()["ranks"]
     assert isinstance(ranks, dict)
     assert sum(ranks.values()) == 2 * len(ranks)
 
@@ -191,7 +191,7 @@ def test_a_family_that_a_type_refuses() -> None:
 
 
 def test_any_family_will_do() -> None:
-    """peft needs no anatomy of ours: a family that we know nothing of is measured too."""
+    """peft needs no architecture that is known here: a model of an unknown family is measured too."""
     sizes = {
         key: value for key, value in FAMILIES["llama"].items() if "key_value" not in key and "intermediate" not in key
     }

@@ -46,7 +46,7 @@ GRAPH = Runtime("cudagraph", Execution.cudagraph, CacheKind.static)
 @torch.enable_grad()
 def served(name: str, family: str = "llama") -> PreTrainedModel:
     attached = trained(name, family)
-    attached.serve()
+    attached.prepare_for_inference()
     return attached.model.eval()
 
 
@@ -372,7 +372,7 @@ def test_a_replayed_graph_computes_what_the_model_does(name: str) -> None:
     """On a real card, over a reset and with nobody else keeping the prompt: the same keys in the same places."""
     torch.manual_seed(0)
     attached = CASES[name].attach(build("llama").cuda())  # on the card, where a method puts its own tensors too
-    attached.serve()
+    attached.prepare_for_inference()
     model = attached.model.eval()
     plain, graph = (Decode(model, tokens().cuda(), runtime) for runtime in (STATIC, GRAPH))
     for steps in (plain, graph):

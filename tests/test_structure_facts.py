@@ -46,7 +46,7 @@ def structure(model: PreTrainedModel, phase: str) -> Structure:
 def attached(method: Method, merge: bool = False) -> PreTrainedModel:
     model = llama()
     handle = method.attach(model)
-    handle.serve()
+    handle.prepare_for_inference()
     if merge:
         handle.merge()
     return model

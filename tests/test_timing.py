@@ -158,7 +158,7 @@ def test_decode_steps_stand_on_the_prompt(family: str, prefix: int) -> None:
     """Each step adds one position to the cache, and a reset cuts it back to prompt and prefix."""
     model = build(family)
     if prefix:
-        PrefixTuning(num_virtual_tokens=prefix).attach(model).serve()
+        PrefixTuning(num_virtual_tokens=prefix).attach(model).prepare_for_inference()
     steps = Decode(model, torch.arange(3, 12)[None])
     assert steps.cache.get_seq_length() == 9 + prefix
     for _ in range(2):

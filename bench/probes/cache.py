@@ -29,7 +29,7 @@ def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missi
     """One prefill for each workload point."""
     import torch
 
-    from methods.anatomy import sizes_of
+    from methods.architectures import sizes_of
     from methods.compat import cache_of
 
     seen: list[int | None] = []

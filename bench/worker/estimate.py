@@ -26,7 +26,7 @@ from bench.workload.plan import Plan, read_plan
 from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject
 from bench.workload.training import Trainer
 from methods import Attached, Unsupported
-from methods.anatomy import sizes_of
+from methods.architectures import sizes_of
 
 STAND_IN = "cpu"
 """The device of fake tensors, whatever device they represent; see `bench.instruments.fake`."""
@@ -132,7 +132,7 @@ def _fits(request: Request, trainer: EstimateTrainer, most: int | None) -> list[
 
 def _serve(plan: Plan, attached: Attached, corpus: Corpus, parameters: int, found: EstimateResults) -> None:
     try:
-        attached.serve()
+        attached.prepare_for_inference()
         attached.model.eval()
         size = attached.checkpoint_bytes()
         _probe(ServedSubject(plan, attached, UNMERGED, corpus, parameters, checkpoint_bytes=size), found)

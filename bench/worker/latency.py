@@ -25,7 +25,7 @@ from bench.workload.models import load_model
 from bench.workload.plan import Plan
 from bench.workload.subject import prompt_of
 from bench.workload.training import Trainer, weight_tensors
-from methods.anatomy import embedding_shape, sizes_of
+from methods.architectures import embedding_shape, sizes_of
 
 
 def measure_pairs(

@@ -26,7 +26,7 @@ from bench.workload.plan import Plan
 from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject
 from bench.workload.training import Trainer
 from methods import Attached, Unsupported
-from methods.anatomy import embedding_shape, sizes_of
+from methods.architectures import embedding_shape, sizes_of
 
 ROUNDING = {Dtype.float32: 1e-4, Dtype.bfloat16: 1e-1}
 """The largest error that rounding explains, by dtype. A merge with a larger one is wrong and gets no row."""
@@ -74,7 +74,7 @@ def _train(plan: Plan, corpus: Corpus, checkpoint: Path, results: ProbeResults, 
     trainer = Trainer(plan, attached, corpus.train.to(plan.torch_device))
     _probe(TrainingSubject(plan, attached, trainer, parameters, error), results, report)
     trainer.finish()
-    metadata = attached.facts()
+    metadata = attached.metadata()
     results.metadata["training"] = {
         "losses": trainer.losses,
         "timed_step_seconds": trainer.timed_seconds,
@@ -84,7 +84,7 @@ def _train(plan: Plan, corpus: Corpus, checkpoint: Path, results: ProbeResults, 
     }
     del trainer  # frees the optimizer's state
     report("saving")
-    attached.serve()
+    attached.prepare_for_inference()
     attached.model.eval()
     return Trained(attached.save(checkpoint), _logits(attached.model, corpus), parameters, metadata)
 

@@ -29,7 +29,7 @@ def trace(config: Mapping[str, Any], folder: str, report: Report) -> list[str]:
     model.train()
     _trace(trainer.step, Path(folder), "train")
     report("tracing a decode step")
-    attached.serve()
+    attached.prepare_for_inference()
     model.eval()
     batch, length = plan.points()[0]
     with torch.no_grad():

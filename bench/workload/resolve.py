@@ -23,7 +23,7 @@ from bench.records.results import CheckedCell
 from bench.workload.models import meta_model
 from bench.workload.plan import Plan, read_plan
 from methods import Method, MethodError, Unsupported
-from methods.anatomy import sizes_of
+from methods.architectures import sizes_of
 from methods.compat import recompute_activations
 
 

@@ -126,7 +126,7 @@ class Trainer:
         ids = self.batches[len(self.losses) % len(self.batches)]
         # a training step needs no cache, and some models would build one by default
         loss: Tensor = self.attached.model(input_ids=ids, labels=ids, use_cache=False).loss
-        penalty = self.attached.penalty()
+        penalty = self.attached.regularization_loss()
         passed("forward")
         (loss if penalty is None else loss + penalty).backward()
         passed("backward")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of
+from methods.architectures import architecture_of
 from methods.checkpoint import PeftCheckpoint
 from methods.peft_format.virtual_tokens import prompt_checkpoint, read_prompt, refuse_unknown_prompt
 from methods.prefix_tuning import PrefixAttached, PrefixTuning
@@ -18,16 +18,16 @@ PEFT_TYPE = "PREFIX_TUNING"
 def to_peft(attached: PrefixAttached) -> PeftCheckpoint:
     """The prefix [L, 2, k, d_kv] as [k, L * 2 * d_kv]."""
     model, method = attached.base, attached.method
-    anatomy = anatomy_of(model)
+    architecture = architecture_of(model)
     rows = attached.shipped()["prefix"].permute(2, 0, 1, 3).flatten(1)
     return prompt_checkpoint(
         model,
         PEFT_TYPE,
         rows,
-        anatomy.kv_size,
-        anatomy.kv_heads,
-        prefix_projection=method.reparametrise,
-        encoder_hidden_size=method.encoder_hidden_size or anatomy.kv_size,
+        architecture.kv_size,
+        architecture.kv_heads,
+        prefix_projection=method.reparametrize,
+        encoder_hidden_size=method.encoder_hidden_size or architecture.kv_size,
     )
 
 
@@ -45,7 +45,7 @@ def from_peft(
         method = PrefixTuning.from_settings(
             {
                 "num_virtual_tokens": config.get("num_virtual_tokens"),
-                "reparametrise": bool(config.get("prefix_projection", False)),
+                "reparametrize": bool(config.get("prefix_projection", False)),
                 "encoder_hidden_size": config.get("encoder_hidden_size"),
             }
         )

@@ -8,7 +8,7 @@ from typing import cast
 
 from transformers import PreTrainedModel
 
-from methods.anatomy import ALL_LINEAR, anatomy_of
+from methods.architectures import ALL_LINEAR, architecture_of
 from methods.errors import MethodError
 from methods.peft_format.config import USE_PEFT, shorten
 from methods.projections import Projection
@@ -30,7 +30,7 @@ def target_projections(model: PreTrainedModel, config: Mapping[str, object]) -> 
         MethodError: it names modules that no method here adapts, or none that the model has.
     """
     targets = cast("str | Iterable[str]", config.get("target_modules"))
-    known = {projection.path: projection for projection in anatomy_of(model).projections(model, [ALL_LINEAR])}
+    known = {projection.path: projection for projection in architecture_of(model).projections(model, [ALL_LINEAR])}
     paths = set(known) if targets == ALL_LINEAR else _matching(model, targets)
     if foreign := sorted(paths - set(known)):
         raise MethodError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.anatomy import anatomy_of
+from methods.architectures import architecture_of
 from methods.base import Attached, Count, Method, freeze
 from methods.validators import NonNegativeInt
 
@@ -25,10 +25,10 @@ class OutputScale(Method):
 
     def places(self, model: PreTrainedModel) -> list[str]:
         """Paths of the output projections of the feed-forwards."""
-        return list(anatomy_of(model).outputs("down"))[self.skip_layers :]
+        return list(architecture_of(model).outputs("down"))[self.skip_layers :]
 
     def count(self, model: PreTrainedModel) -> Count:
-        count = len(self.places(model)) * anatomy_of(model).hidden_size
+        count = len(self.places(model)) * architecture_of(model).hidden_size
         return Count(trained=count, shipped=count)
 
     def _attach(self, model: PreTrainedModel) -> Attached:
@@ -54,7 +54,7 @@ class OutputScaleAttached(Attached):
 
     def __init__(self, method: OutputScale, model: PreTrainedModel) -> None:
         super().__init__(method, model)
-        one = torch.ones(anatomy_of(model).hidden_size, device=model.device, dtype=model.dtype)
+        one = torch.ones(architecture_of(model).hidden_size, device=model.device, dtype=model.dtype)
         self.scaled = {path: Scaled(model.get_submodule(path), one) for path in method.places(model)}
         for path, scaled in self.scaled.items():
             self.replace_module(path, scaled)

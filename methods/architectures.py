@@ -1,6 +1,6 @@
-"""Where a model family keeps its layers, its projections and its sizes.
+"""Architectures of models: where a family of models keeps its layers, its linear modules and its sizes.
 
-Methods never look for modules by substring. They ask for roles (``q``, ``v``, ``down``, ...) and get `Projection`
+Methods do not search for modules by substring. They ask for roles (``q``, ``v``, ``down``, ...) and get `Projection`
 objects, which also know how a fused matrix is laid out. To add a family, add a `Family` to `FAMILIES`.
 """
 
@@ -21,14 +21,15 @@ ALL_LINEAR = "all-linear"
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Where a role lies inside one decoder layer.
+class ModulePath:
+    """The module that plays a role in a decoder layer, or the part of it that does.
 
-    A fused matrix holds ``parts`` roles; ``by_head`` says whether they alternate head by head (GPT-NeoX) or stand one
-    after another (GPT-2).
+    A fused matrix holds ``parts`` roles. With ``by_head`` they alternate head by head (GPT-NeoX), otherwise they follow
+    one another (GPT-2).
     """
 
     path: str
+    """Relative to the layer."""
     part: int = 0
     parts: int = 1
     by_head: bool = False
@@ -36,18 +37,19 @@ class Slot:
 
 @dataclass(frozen=True)
 class Family:
-    """Names of one model family. Paths of slots are relative to a decoder layer."""
+    """The module names of one family of models."""
 
     name: str
     layers: str
-    slots: dict[str, Slot]
+    """Path of the list of decoder layers."""
+    roles: dict[str, ModulePath]
     modules: tuple[str, ...]
-    """Roles that together name every linear module of a layer once: the meaning of ``all-linear``."""
+    """Roles that name every linear module of a layer once. ``all-linear`` stands for them."""
 
 
-def _fused(path: str, by_head: bool) -> dict[str, Slot]:
-    parts = {role: Slot(path, part, 3, by_head) for part, role in enumerate(("q", "k", "v"))}
-    return {**parts, "qkv": Slot(path)}
+def _fused(path: str, by_head: bool) -> dict[str, ModulePath]:
+    parts = {role: ModulePath(path, part, 3, by_head) for part, role in enumerate(("q", "k", "v"))}
+    return {**parts, "qkv": ModulePath(path)}
 
 
 FAMILIES = (
@@ -55,8 +57,8 @@ FAMILIES = (
         "llama",  # Llama, Mistral, Qwen2, Qwen3, Gemma
         "model.layers",
         {
-            **{role: Slot(f"self_attn.{role}_proj") for role in ("q", "k", "v", "o")},
-            **{role: Slot(f"mlp.{role}_proj") for role in ("gate", "up", "down")},
+            **{role: ModulePath(f"self_attn.{role}_proj") for role in ("q", "k", "v", "o")},
+            **{role: ModulePath(f"mlp.{role}_proj") for role in ("gate", "up", "down")},
         },
         ("q", "k", "v", "o", "gate", "up", "down"),
     ),
@@ -64,10 +66,10 @@ FAMILIES = (
         "opt",
         "model.decoder.layers",
         {
-            **{role: Slot(f"self_attn.{role}_proj") for role in ("q", "k", "v")},
-            "o": Slot("self_attn.out_proj"),
-            "up": Slot("fc1"),
-            "down": Slot("fc2"),
+            **{role: ModulePath(f"self_attn.{role}_proj") for role in ("q", "k", "v")},
+            "o": ModulePath("self_attn.out_proj"),
+            "up": ModulePath("fc1"),
+            "down": ModulePath("fc2"),
         },
         ("q", "k", "v", "o", "up", "down"),
     ),
@@ -76,9 +78,9 @@ FAMILIES = (
         "transformer.h",
         {
             **_fused("attn.c_attn", by_head=False),
-            "o": Slot("attn.c_proj"),
-            "up": Slot("mlp.c_fc"),
-            "down": Slot("mlp.c_proj"),
+            "o": ModulePath("attn.c_proj"),
+            "up": ModulePath("mlp.c_fc"),
+            "down": ModulePath("mlp.c_proj"),
         },
         ("qkv", "o", "up", "down"),
     ),
@@ -87,9 +89,9 @@ FAMILIES = (
         "gpt_neox.layers",
         {
             **_fused("attention.query_key_value", by_head=True),
-            "o": Slot("attention.dense"),
-            "up": Slot("mlp.dense_h_to_4h"),
-            "down": Slot("mlp.dense_4h_to_h"),
+            "o": ModulePath("attention.dense"),
+            "up": ModulePath("mlp.dense_h_to_4h"),
+            "down": ModulePath("mlp.dense_4h_to_h"),
         },
         ("qkv", "o", "up", "down"),
     ),
@@ -98,7 +100,7 @@ FAMILIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Sizes of one model, whatever its family: L layers, hidden size d, key/value width d_kv = KV heads x head size."""
+    """Sizes of a model of any family: L layers, hidden size d, key/value width d_kv = key/value heads x head size."""
 
     layers: tuple[str, ...]
     """Module path of each decoder layer."""
@@ -107,7 +109,7 @@ class Sizes:
     head_size: int
     heads: int
     max_positions: int | None
-    """Longest sequence the model's positions allow, None where it has no limit."""
+    """The longest sequence that the model has positions for, None where there is no limit."""
 
     @property
     def kv_size(self) -> int:
@@ -115,18 +117,18 @@ class Sizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Anatomy(Sizes):
-    """Sizes and places of one model of a known family."""
+class Architecture(Sizes):
+    """Sizes and module paths of a model of a known family."""
 
     family: Family
 
     def projections(self, model: nn.Module, targets: Sequence[str]) -> list[Projection]:
-        """The projections that ``targets`` name, layer by layer.
+        """Returns the projections that ``targets`` name, layer by layer.
 
         A target is a role, the last part of a module's name (``q_proj``, ``c_attn``) or ``all-linear``.
 
         Raises:
-            MethodError: a target matches nothing, or the same weights are named twice.
+            MethodError: a target matches no module, or two targets name the same weights.
         """
         roles = [role for target in targets for role in self._roles(target)]
         found = [self._projection(model, layer, role) for layer in range(len(self.layers)) for role in roles]
@@ -139,49 +141,49 @@ class Anatomy(Sizes):
                     and (one.part == other.part or 1 in (one.parts, other.parts))
                 ):
                     raise MethodError(
-                        f"targets {list(targets)}: {one.role} and {other.role} name the same weights; keep one"
+                        f"targets {list(targets)}: {one.role} and {other.role} name the same weights; keep one of them"
                     )
         return found
 
     def _roles(self, target: str) -> Sequence[str]:
         if target == ALL_LINEAR:
             return self.family.modules
-        if target in self.family.slots:
+        if target in self.family.roles:
             return [target]
-        whole = [role for role in self.family.modules if self.family.slots[role].path.rpartition(".")[2] == target]
-        # GPT-2 calls two modules c_proj, and either may be meant: both are, as in other libraries.
+        whole = [role for role in self.family.modules if self.family.roles[role].path.rpartition(".")[2] == target]
+        # GPT-2 calls two modules c_proj. Either may be meant, so both are taken, as other libraries do.
         if not whole:
-            known = ", ".join([*self.family.slots, ALL_LINEAR])
-            raise MethodError(f"target '{target}' matches nothing in a {self.family.name} model; use one of {known}")
+            known = ", ".join([*self.family.roles, ALL_LINEAR])
+            raise MethodError(f"target '{target}' matches no module of a {self.family.name} model; use one of {known}")
         return whole
 
     def _projection(self, model: nn.Module, layer: int, role: str) -> Projection:
-        slot = self.family.slots[role]
-        path = f"{self.layers[layer]}.{slot.path}"
+        place = self.family.roles[role]
+        path = f"{self.layers[layer]}.{place.path}"
         rows, columns = linear_shape(model.get_submodule(path))
-        groups = self.heads if slot.by_head else 1
-        return Projection(layer, role, path, columns, rows // slot.parts, slot.part, slot.parts, groups)
+        groups = self.heads if place.by_head else 1
+        return Projection(layer, role, path, columns, rows // place.parts, place.part, place.parts, groups)
 
     def outputs(self, role: str) -> Iterator[str]:
-        """Paths of the modules with ``role``, layer by layer."""
-        return (f"{layer}.{self.family.slots[role].path}" for layer in self.layers)
+        """Paths of the modules that play ``role``, layer by layer."""
+        return (f"{layer}.{self.family.roles[role].path}" for layer in self.layers)
 
 
-def anatomy_of(model: PreTrainedModel) -> Anatomy:
-    """Finds the family of ``model`` by the names of its modules.
+def architecture_of(model: PreTrainedModel) -> Architecture:
+    """Recognizes the family of ``model`` by the names of its modules, and reads its sizes.
 
     Raises:
-        MethodError: no family fits; the message lists the names that were looked for.
+        MethodError: no family fits. The message lists the names that were searched for.
     """
     family = _family_of(model)
-    return Anatomy(family=family, **vars(_sizes(model, family.layers)))
+    return Architecture(family=family, **vars(_sizes(model, family.layers)))
 
 
 def sizes_of(model: PreTrainedModel) -> Sizes:
-    """Sizes of any causal language model: what needs no names of projections.
+    """Reads the sizes of any causal language model, whether its family is known or not.
 
     Raises:
-        MethodError: the model has no layers, or no attention heads.
+        MethodError: the model has no list of layers, or its configuration names no attention heads.
     """
     lists = {name: len(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     if not lists:
@@ -195,11 +197,13 @@ def _sizes(model: PreTrainedModel, layers: str) -> Sizes:
     """``layers`` is the path of the list of decoder layers."""
     config = model.config.get_text_config()
     if getattr(config, "num_attention_heads", None) is None:
-        raise MethodError(f"{type(model).__name__} says nothing of attention heads: is it no transformer?")
+        raise MethodError(
+            f"the configuration of {type(model).__name__} has no num_attention_heads; use a transformer model"
+        )
     heads = int(config.num_attention_heads)
     kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
     if heads % kv_heads:
-        raise MethodError(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+        raise MethodError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
     modules = model.get_submodule(layers)
     assert isinstance(modules, nn.ModuleList)
     return Sizes(
@@ -219,25 +223,23 @@ def _family_of(model: PreTrainedModel) -> Family:
             layers = model.get_submodule(family.layers)
         except AttributeError:
             continue
-        wanted = {slot.path for slot in family.slots.values()}
-        # each layer, for some families (mixtures of experts) have layers of more than one kind
-        lacking = [sorted(wanted - {name for name, _ in layer.named_modules()}) for layer in layers.children()]
-        lost = next((names for names in lacking if names), [])
-        if lacking and not lost:
+        wanted = {place.path for place in family.roles.values()}
+        # every layer is looked at, because mixtures of experts have layers of more than one kind
+        absent = [sorted(wanted - {name for name, _ in layer.named_modules()}) for layer in layers.children()]
+        missing = next((names for names in absent if names), [])
+        if absent and not missing:
             return family
-        partial.append(
-            f"{family.layers} is there (as in {family.name}) but in a layer these are missing: {', '.join(lost)}"
-        )
+        partial.append(f"it has {family.layers} (as {family.name} has), but a layer lacks {', '.join(missing)}")
     kind = type(model).__name__
-    looked = ", ".join(family.layers for family in FAMILIES)
-    detail = "; ".join(partial) or f"looked for {looked}"
+    searched = ", ".join(family.layers for family in FAMILIES)
+    detail = "; ".join(partial) or f"it has none of {searched}"
     raise MethodError(
-        f"{kind} is of no known model family: {detail}; a family is added in methods/anatomy.py (FAMILIES)"
+        f"{kind} belongs to no known model family: {detail}; add a family to FAMILIES in methods/architectures.py"
     )
 
 
 def embedding_shape(model: PreTrainedModel) -> tuple[int, int]:
-    """(tokens, width) of the input embeddings; the width is the hidden size but for OPT-350m, which projects it up."""
+    """(tokens, width) of the input embeddings. The width is the hidden size, except in OPT-350m, which projects it."""
     rows, columns = cast(Tensor, model.get_input_embeddings().weight).shape
     return rows, columns
 
