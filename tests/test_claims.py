@@ -365,7 +365,7 @@ def test_what_would_settle_an_unclear_claim(tmp_path: Path) -> None:
     assert command(decided) is None
     (single,) = judge(one, [dataclasses.replace(timed(0.0), pairs=tuple(pairs_at([0.0])))])
     assert single.verdict is Verdict.UNCLEAR
-    assert "spread" in str(single.results[0].reason)
+    assert "an interval needs two" in str(single.results[0].reason)
 
 
 def test_only_the_contrary_of_what_is_expected_surprises(tmp_path: Path) -> None:

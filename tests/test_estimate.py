@@ -407,7 +407,7 @@ def test_rows_that_would_be_called_the_same_say_what_differs(
     """Two ranks are two names; two sets of targets are told apart by their values."""
     estimate_command(["method=lora", "method.alpha=8,16", *NARROW], "24", False, "md", None)
     text = capsys.readouterr().out
-    assert "| lora r=8 alpha=8.0 |" in text and "| lora r=8 alpha=16.0 |" in text
+    assert "| lora r=8 alpha=8.0  |" in text and "| lora r=8 alpha=16.0 |" in text
 
 
 def test_a_child_that_fails_is_a_row(here: type[HereRunner], capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,7 +147,7 @@ def test_a_local_metric_is_loaded_by_its_folder(tmp_path: Path) -> None:
     """A metric script on disk, written as for the hub, works by path."""
     script = tmp_path / "mine" / "mine.py"
     script.parent.mkdir()
-    script.write_text("from bench import metrics\nclass Mine(metrics.TokenLoss):\n    pass\n")
+    script.write_text("from bench.workload import evaluation\nclass Mine(evaluation.TokenLoss):\n    pass\n")
     program = (
         "from bench.workload.evaluation import load_metric\n"
         f"assert load_metric({str(script.parent)!r}).compute(predictions=[4.0], references=[2]) == {{'mine': 2.0}}"

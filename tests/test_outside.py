@@ -2,33 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bench.config import groups
-from bench.records import machine
 from bench.records.store import read_paths
-from tests.command import ROOT, SMALL, here, really, refused
-
-OUTSIDE = ROOT / "tests" / "data" / "outside"
-
-
-CACHED = (groups.outside_methods, groups.options, groups.method_settings, machine.versions)
-"""What is looked up once in a process."""
-
-
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The package is installed: its folder holds what an installer would have written."""
-    monkeypatch.syspath_prepend(OUTSIDE)
-    for lookup in CACHED:
-        lookup.cache_clear()
-    yield
-    monkeypatch.undo()
-    for lookup in CACHED:
-        lookup.cache_clear()
+from tests.command import SMALL, here, really, refused
+from tests.conftest import OUTSIDE
 
 
 def test_a_package_adds_its_method_to_a_sweep(tmp_path: Path) -> None:

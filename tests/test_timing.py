@@ -104,8 +104,9 @@ def test_arms_are_timed_one_after_another_each_beside_the_control() -> None:
     assert arms in (["a"] * 5 + ["b"] * 5, ["b"] * 5 + ["a"] * 5)
 
 
-def test_the_order_within_pairs_and_of_arms_is_random() -> None:
+def test_the_order_within_pairs_and_of_arms_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over seeds the control comes first about as often as second, and either arm begins."""
+    monkeypatch.setattr(gc, "collect", int)  # the heap of these tests is large, and nobody's clock is real here
     firsts, begins = [], set()
     for seed in range(40):
         found, bench = timed({"control": 0.002, "a": 0.002, "b": 0.002}, seed=seed)
