@@ -4,208 +4,214 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Any, NoReturn
 
-import typer
+import click
 
 from bench import __version__
 from bench.errors import UsageError
 
 USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Benchmarks and compares parameter-efficient fine-tuning methods.",
-)
+PATH = click.Path(path_type=Path)
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(__version__)
-        raise typer.Exit
+def _option(names: str, help: str, **settings: Any) -> Decorator:
+    """An option, with its default in the help where that is a value."""
+    return click.option(*names.split(), help=help, show_default=settings.get("default") is not None, **settings)
 
 
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Benchmarks and compares parameter-efficient fine-tuning methods."""
+def _switch(name: str, help: str) -> Decorator:
+    return click.option(name, help=help, is_flag=True)
 
 
-baseline = typer.Typer(no_args_is_help=True, help="Keep what later runs are checked against.")
-app.add_typer(baseline, name="baseline")
-Baselines = Annotated[Path, typer.Option("--baselines", help="Folder of the baselines.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Hydra overrides, such as method=lora method.rank=4 model=gpt2.", show_default=False),
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what is recorded already.")]
-Within = Annotated[
-    float | None,
-    typer.Option(
-        "--within", help="Minutes after which no further cell is started; the same command goes on.", show_default=False
-    ),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check and list the cells, run none.")]
+OVERRIDES = click.argument("overrides", nargs=-1, callback=lambda _context, _argument, given: _known(given))
+RECORDS = click.argument("paths", metavar="[RECORDS]...", nargs=-1, type=PATH, default=(Path("results"),))
+NAME = click.argument("name")
+FRESH = _switch("--fresh", "Measure again what is recorded already.")
+DRY_RUN = _switch("--dry-run", "Check and list the cells, run none.")
+OUTPUT = _option("--output -o", "File to write; parquet needs one.", type=PATH)
+BASELINES = _option("--baselines", "Folder of the baselines.", type=PATH, default=Path("results/baselines"))
+
+
+def _format(names: str) -> Decorator:
+    return _option("--format -f", f"{names}.", default="text")
+
+
+@click.group(context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100})
+@click.version_option(__version__, message="%(version)s")
+def app() -> None:
+    """Benchmarks and compares parameter-efficient fine-tuning methods.
+
+    OVERRIDES are Hydra's: method=lora method.rank=4 model=gpt2. RECORDS are files, or folders of files: results where
+    none is given.
+    """
 
 
 @app.command()
-def run(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False) -> None:
+@OVERRIDES
+@FRESH
+@DRY_RUN
+def run(overrides: list[str], fresh: bool, dry_run: bool) -> int:
     """Measure one cell."""
-    known = _known(overrides)
     from bench.commands.run import run_command
 
-    raise typer.Exit(run_command(known, fresh, dry_run))
+    return run_command(overrides, fresh, dry_run)
 
 
 @app.command()
-def multirun(overrides: Overrides = None, fresh: Fresh = False, dry_run: DryRun = False, within: Within = None) -> None:
-    """Measure a grid of cells: study=default, or commas in overrides (method=lora,adapter method.rank=4,16)."""
-    known = _known(overrides)
+@OVERRIDES
+@FRESH
+@DRY_RUN
+@_option("--within", "Minutes after which no further cell is started; the same command goes on.", type=float)
+def multirun(overrides: list[str], fresh: bool, dry_run: bool, within: float | None) -> int:
+    """Measure a grid of cells.
+
+    study=default where no study is named, or commas in overrides: method=lora,adapter method.rank=4,16.
+    """
     from bench.commands.run import multirun_command
 
-    raise typer.Exit(multirun_command(known, fresh, dry_run, within))
+    return multirun_command(overrides, fresh, dry_run, within)
 
 
 @app.command()
+@OVERRIDES
+@_option("--against", "Records, or folders of records, to compare estimates with.", type=PATH, multiple=True)
+@_option("--cards", "GiB of the cards in question.", default="24,48,80,141")
+@_switch("--largest", "Also the largest batch and length on each card: many steps a cell.")
+@_format("text, md, csv or json")
+@OUTPUT
 def estimate(
-    overrides: Overrides = None,
-    against: Annotated[
-        list[Path] | None,
-        typer.Option("--against", help="Records, or folders of records, to compare estimates with."),
-    ] = None,
-    cards: Annotated[str, typer.Option("--cards", help="GiB of the cards in question.")] = "24,48,80,141",
-    largest: Annotated[
-        bool, typer.Option("--largest", help="Also the largest batch and length on each card: many steps a cell.")
-    ] = False,
-    format: Annotated[str, typer.Option("--format", "-f", help="text, md, csv or json.")] = "text",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
-) -> None:
-    """Estimate what multirun would measure, without weights or device: memory, FLOPs, structure, what fits a card."""
-    known = _known(overrides)
+    overrides: list[str], against: tuple[Path, ...], cards: str, largest: bool, format: str, output: Path | None
+) -> int:
+    """Estimate what multirun would measure.
+
+    Memory, FLOPs, structure and what fits a card, without weights or device.
+    """
     from bench.commands.estimate import against_command, estimate_command
 
     if against:
-        raise typer.Exit(against_command(against, known, format, output))
-    raise typer.Exit(estimate_command(known, cards, largest, format, output))
+        return against_command(against, overrides, format, output)
+    return estimate_command(overrides, cards, largest, format, output)
 
 
 @app.command()
-def table(
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="Records or folders of records. [default: results]", show_default=False)
-    ] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="text, md, csv, latex or parquet.")] = "text",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; parquet needs one.")] = None,
-) -> None:
+@RECORDS
+@_format("text, md, csv, latex or parquet")
+@OUTPUT
+def table(paths: tuple[Path, ...], format: str, output: Path | None) -> int:
     """Compare what was measured."""
     from bench.commands.table import table_command
 
-    raise typer.Exit(table_command(paths or [Path("results")], format, output))
+    return table_command(paths, format, output)
 
 
 @app.command()
-def claims(
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="Records or folders of records. [default: results]", show_default=False)
-    ] = None,
-    format: Annotated[str, typer.Option("--format", "-f", help="text, md or json.")] = "text",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
-    folder: Annotated[
-        Path | None, typer.Option("--claims", help="Folder of claim files. [default: conf/claim]", show_default=False)
-    ] = None,
-) -> None:
-    """Judge what is said about the methods by what was measured: supported, refuted or unclear."""
+@RECORDS
+@_format("text, md or json")
+@OUTPUT
+@_option("--claims folder", "Folder of claim files.  [default: conf/claim]", type=PATH)
+def claims(paths: tuple[Path, ...], format: str, output: Path | None, folder: Path | None) -> int:
+    """Judge what is said about the methods.
+
+    By what was measured, each claim is supported, refuted or unclear.
+    """
     from bench.commands.claims import claims_command
 
-    raise typer.Exit(claims_command(paths or [Path("results")], format, output, folder))
+    return claims_command(paths, format, output, folder)
+
+
+@app.group()
+def baseline() -> None:
+    """Keep what later runs are checked against."""
 
 
 @baseline.command()
-def save(
-    name: Annotated[str, typer.Argument(help="Name of the baseline.")],
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="Records or folders of records. [default: results]", show_default=False)
-    ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Move a baseline that is there already.")] = False,
-    folder: Baselines = Path("results/baselines"),
-) -> None:
-    """Keep the log-ratios and exact metrics of records, to check later runs against."""
+@NAME
+@RECORDS
+@_switch("--replace", "Move a baseline that is there already.")
+@BASELINES
+def save(name: str, paths: tuple[Path, ...], replace: bool, baselines: Path) -> int:
+    """Make a baseline of records.
+
+    It has their log-ratios and exact metrics.
+    """
     from bench.commands.check import save_command
 
-    raise typer.Exit(save_command(name, paths or [Path("results")], folder, replace))
+    return save_command(name, paths, baselines, replace)
 
 
 @app.command()
+@NAME
+@_option("--against", "Records to check, instead of running the cells again.", type=PATH, multiple=True)
+@_option(
+    "--threshold",
+    "Smallest slowdown that counts, as a fraction.  [default: 0.03, on another machine 0.05]",
+    type=float,
+)
+@_switch("--strict", "What is not known is a failure too.")
+@_option("--junit", "JUnit XML file to write.", type=PATH)
+@BASELINES
+@_option("--results", "Where the records of the run go.", type=PATH, default=Path("results"))
+@_option("--time-limit", "Seconds that one child may take.", type=click.FloatRange(min=1), default=1800.0)
 def check(
-    name: Annotated[str, typer.Argument(help="Name of the baseline.")],
-    against: Annotated[
-        list[Path] | None, typer.Option("--against", help="Records to check, instead of running the cells again.")
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold",
-            help="Smallest slowdown that counts, as a fraction. [default: 0.03, on another machine 0.05]",
-            show_default=False,
-        ),
-    ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="What is not known is a failure too.")] = False,
-    junit: Annotated[Path | None, typer.Option("--junit", help="JUnit XML file to write.")] = None,
-    folder: Baselines = Path("results/baselines"),
-    results: Annotated[Path, typer.Option("--results", help="Where the records of the run go.")] = Path("results"),
-    limit: Annotated[float, typer.Option("--time-limit", min=1, help="Seconds that one child may take.")] = 1800,
-) -> None:
-    """Measure a baseline's cells again: 0 passed, 1 regressed, 3 ambiguous or incomparable."""
+    name: str,
+    against: tuple[Path, ...],
+    threshold: float | None,
+    strict: bool,
+    junit: Path | None,
+    baselines: Path,
+    results: Path,
+    time_limit: float,
+) -> int:
+    """Measure a baseline's cells again.
+
+    Ends with status 0 if they passed, 1 if one regressed, 3 if one is ambiguous or incomparable.
+    """
     from bench.commands.check import check_command
 
-    raise typer.Exit(check_command(name, against, threshold, strict, junit, folder, results, limit))
+    return check_command(name, against, threshold, strict, junit, baselines, results, time_limit)
 
 
 @app.command()
-def selftest(
-    overrides: Overrides = None,
-    runs: Annotated[int, typer.Option("--runs", min=3, help="Runs wanted; those stored count.")] = 100,
-    noisy: Annotated[bool, typer.Option("--noisy", help="Beside a bursty neighbour.")] = False,
-    folder: Annotated[Path, typer.Option("--folder", help="Where the trials are kept.")] = Path("results/selftest"),
-) -> None:
-    """Measure the gate's own error rates: known slowdowns injected into a real model. Takes a while."""
-    known = _known(overrides)
+@OVERRIDES
+@_option("--runs", "Runs wanted; those stored count.", type=click.IntRange(min=3), default=100)
+@_switch("--noisy", "Beside a bursty neighbor.")
+@_option("--folder", "Where the trials are kept.", type=PATH, default=Path("results/selftest"))
+def selftest(overrides: list[str], runs: int, noisy: bool, folder: Path) -> int:
+    """Measure the gate's own error rates.
+
+    Known slowdowns are injected into a real model. Takes a while.
+    """
     from bench.commands.selftest import selftest_command
 
-    raise typer.Exit(selftest_command(known, runs, noisy, folder))
+    return selftest_command(overrides, runs, noisy, folder)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line, or the arguments given; bad input ends with one line and status 2."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = app(arguments, standalone_mode=False)
+        status = app(arguments, prog_name="python -m bench", standalone_mode=False) or 0
     except UsageError as error:
         status = _end(f"error: {error}", USAGE)
-    except (KeyboardInterrupt, typer.Abort):
-        status = INTERRUPTED
-    except Exception as error:
-        # the parser's own refusals: their classes have moved from one release of typer to the next
-        if not hasattr(error, "format_message"):
-            raise
-        line = " ".join(error.format_message().split())
-        status = _end(f"error: {line}" if line else "", USAGE)  # no line: the help was printed
-    if status == INTERRUPTED:  # typer may have caught it already
-        _end("interrupted; what was recorded is kept, the same command goes on", status)
+    except click.exceptions.NoArgsIsHelpError as error:
+        status = _end(error.format_message(), USAGE)
+    except click.ClickException as error:
+        status = _end(f"error: {' '.join(error.format_message().split())}", USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        status = _end("interrupted; what was recorded is kept, the same command goes on", INTERRUPTED)
     raise SystemExit(status)
 
 
-def _known(overrides: list[str] | None) -> list[str]:
+def _known(overrides: tuple[str, ...]) -> list[str]:
     """The overrides, refused before anything else is imported if one has an unknown key."""
     from bench.config.keys import check_overrides
 
-    check_overrides(overrides or [])
-    return overrides or []
+    check_overrides(overrides)
+    return list(overrides)
 
 
 def _terminate(_signal: int, _frame: object) -> NoReturn:
@@ -214,6 +220,5 @@ def _terminate(_signal: int, _frame: object) -> NoReturn:
 
 
 def _end(line: str, status: int) -> int:
-    if line:
-        print(line, file=sys.stderr)  # noqa: T201  # the one place that speaks to the person directly
+    print(line, file=sys.stderr)  # noqa: T201  # the one place that speaks to the person directly
     return status

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
 
 from bench.cli import app
 
@@ -179,9 +178,8 @@ def test_the_parent_loads_no_more_than_it_needs(code: str, loaded: set[str]) -> 
 
 def subcommands() -> list[list[str]]:
     """Every subcommand of the command line."""
-    command = typer.main.get_command(app)
     found: list[list[str]] = [[]]
-    for name, sub in command.commands.items():  # type: ignore[attr-defined]
+    for name, sub in app.commands.items():
         found += [[name], *([name, below] for below in getattr(sub, "commands", ()))]
     return found
 

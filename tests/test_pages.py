@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_origin
 
+import click
 import pytest
 import torch
-import typer
 
 import methods
 from bench.claims.load import load_claims
@@ -114,15 +114,12 @@ def test_commands_on_pages_are_understood(
     """Their options exist, their overrides compose and are found sound, and the records that they name are there."""
     monkeypatch.chdir(newcomer)
     _, verb, *arguments = shlex.split(command)
-    parser = typer.main.get_command(app)
     try:
-        context = parser.make_context("bench", [verb, *arguments], resilient_parsing=False)
-        group = parser.commands[verb]  # type: ignore[attr-defined]
-        names = list(arguments)
-        while hasattr(group, "commands"):
-            group = group.commands[names.pop(0)]
-        parameters = group.make_context(verb, names, parent=context).params
-    except typer.Exit:
+        parser, names = app.commands[verb], list(arguments)
+        while isinstance(parser, click.Group):
+            parser = parser.commands[names.pop(0)]
+        parameters = parser.make_context(verb, names).params
+    except click.exceptions.Exit:
         return  # --help
     if overrides := parameters.get("overrides"):
         check_overrides(overrides)
