@@ -17,6 +17,7 @@ from methods.adapter import Adapter, AdapterAttached
 from methods.architectures import architecture_of
 from methods.compat import cache_of
 from methods.lora import Lora, LowRank
+from methods.p_tuning import PTuning
 from methods.p_tuning_v2 import PTuningV2
 from methods.prefix_tuning import PrefixTuning, ReparametrizedPrefix
 from methods.prompt_tuning import PromptTuning
@@ -58,6 +59,79 @@ def test_deep_prompts_of_real_hidden_states_are_those_tokens(family: str) -> Non
     attached = PTuningV2(num_virtual_tokens=K).attach(model)
     attached.trained()["prompts"].data.copy_(torch.stack(states))
     torch.testing.assert_close(logits(model, rest), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_every_layer_has_deep_prompts_of_its_own(layer: int) -> None:
+    """Other vectors in one layer alone change the outputs."""
+    model = build("llama")
+    attached = PTuningV2(num_virtual_tokens=K).attach(model)
+    before = logits(model, tokens())
+    attached.trained()["prompts"].data[layer].normal_(std=3.0)
+    assert not torch.allclose(logits(model, tokens()), before, atol=1e-3)
+
+
+def test_a_prompt_starts_at_embeddings_or_within_a_half() -> None:
+    """Section 3.2: each vector is the embedding of a token, of many different ones; or uniform in [-0.5, 0.5]."""
+    model = build("llama")
+    table = cast(Tensor, model.get_input_embeddings().weight).detach()
+    sampled = PromptTuning(num_virtual_tokens=40).attach(model)
+    start = sampled.trained()["prompt"].detach()
+    nearest = (start.unsqueeze(1) == table).all(-1)  # [k, vocabulary]
+    assert nearest.any(1).all()
+    assert len(set(nearest.float().argmax(1).tolist())) > 20
+    sampled.detach()
+    drawn = PromptTuning(num_virtual_tokens=40, init="random").attach(model).trained()["prompt"].detach()
+    assert 0.45 < float(drawn.abs().max()) <= 0.5
+
+
+def test_logits_at_given_positions_are_those_of_real_tokens() -> None:
+    """``logits_to_keep`` counts real tokens, as a number and as a list of positions."""
+    model = build("llama")
+    PromptTuning(num_virtual_tokens=K).attach(model)
+    every = logits(model, tokens())
+    for keep in (3, torch.tensor([0, 2, 8])):
+        wanted = every[:, -keep:] if isinstance(keep, int) else every[:, keep]
+        torch.testing.assert_close(logits(model, tokens(), logits_to_keep=keep), wanted)
+
+
+def test_an_encoder_is_run_once_and_dropped() -> None:
+    """What makes vectors in training is no parameter of the form for inference, which holds the vectors alone."""
+    for method, name in (
+        (PrefixTuning(num_virtual_tokens=K, reparametrize=True), "prefix"),
+        (PTuning(num_virtual_tokens=K), "prompt"),
+    ):
+        attached = method.attach(build("llama"))
+        made = attached.shipped()[name].clone()
+        attached.prepare_for_inference()
+        assert set(attached.named_parameters()) == {name}
+        assert torch.equal(attached.named_parameters()[name], made)
+
+
+def test_the_lstm_reads_in_both_directions_and_its_mlp_alone_makes_the_prompt() -> None:
+    """Section 3.2 in other words: two LSTM layers each way over the placeholders, then linear, ReLU, linear."""
+    attached = PTuning(num_virtual_tokens=K).attach(build("llama"))
+    encoder = cast(Any, attached).encoder
+    states = encoder.placeholders
+    for layer in range(2):
+        halves = []
+        for suffix in ("", "_reverse"):
+            weights = [getattr(encoder.lstm, f"{name}_l{layer}{suffix}") for name in ("weight_ih", "weight_hh")]
+            biases = [getattr(encoder.lstm, f"{name}_l{layer}{suffix}") for name in ("bias_ih", "bias_hh")]
+            order = range(K) if not suffix else range(K - 1, -1, -1)
+            h = c = torch.zeros(weights[1].shape[1])
+            found = {}
+            for position in order:
+                gates = weights[0] @ states[position] + biases[0] + weights[1] @ h + biases[1]
+                i, f, g, o = gates.chunk(4)
+                c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+                h = o.sigmoid() * c.tanh()
+                found[position] = h
+            halves.append(torch.stack([found[position] for position in range(K)]))
+        states = torch.cat(halves, dim=1)
+    first, last = encoder.mlp[0], encoder.mlp[2]
+    expected = functional.relu(states @ first.weight.t() + first.bias) @ last.weight.t() + last.bias
+    torch.testing.assert_close(attached.shipped()["prompt"], expected, atol=1e-5, rtol=1e-4)
 
 
 @families
@@ -132,18 +206,15 @@ def test_lora_adds_its_product_to_its_own_part(
         assert torch.equal(before[other], after[other])
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
-def test_merging_changes_the_weight_by_the_product(family: str) -> None:
-    """The merged module gives y + alpha / r B A x for any x, not only where merged and unmerged share a mistake."""
-    model = build(family)
-    path = architecture_of(model).projections(model, ["v"])[0].path
-    attached = Lora(rank=3, alpha=12.0, targets=("v",)).attach(model)
-    for parameter in attached.trained().values():
-        parameter.data.normal_()
-    x = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0))
-    unmerged = model.get_submodule(path)(x)
-    attached.merge()
-    torch.testing.assert_close(model.get_submodule(path)(x), unmerged, atol=1e-4, rtol=1e-4)
+def test_a_starts_uniform_and_b_at_zero() -> None:
+    """A is uniform within 1 / sqrt(in), as Kaiming's rule with a = sqrt 5 gives; B is zero (section 4.1)."""
+    torch.manual_seed(0)
+    attached = Lora(rank=32, targets=("q",)).attach(build("llama"))
+    for name, parameter in attached.trained().items():
+        bound = 1 / math.sqrt(32) if name.endswith("A") else 0.0
+        assert float(parameter.detach().abs().max()) <= bound
+        # the standard deviation of a uniform distribution is its bound over sqrt 3
+        assert math.isclose(float(parameter.detach().std()), bound / math.sqrt(3), rel_tol=0.1)
 
 
 def test_lora_dropout_is_on_in_training_alone() -> None:
@@ -260,6 +331,24 @@ def test_the_distribution_stands_in_the_final_phase() -> None:
         optimizer.zero_grad()
         assert all(torch.equal(keep, before) for keep, before in zip(attached.keep, pattern, strict=True))
         assert all(not t.lam[~keep].any() for t, keep in zip(attached.triplets, attached.keep, strict=True))
+
+
+def test_adalora_adds_its_triplets_while_they_train_and_after() -> None:
+    """W x + alpha / r P diag(lambda) Q x with r the rank at the start, also where pruning has left fewer."""
+    model = build("llama")
+    path = architecture_of(model).projections(model, ["v"])[0].path
+    base = model.get_submodule(path)
+    attached = Adalora(rank=2, start_rank=4, alpha=12.0, total_steps=10, targets=("v",)).attach(model)
+    assert isinstance(attached, AdaloraAttached)
+    for parameter in attached.trained().values():
+        parameter.data.normal_()
+    triplets, x = attached.triplets[0], torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    attached.keep[0][1:3] = False
+    triplets.lam.data[1:3] = 0.0
+    expected = base(x) + 12.0 / 4 * x @ (triplets.P @ torch.diag(triplets.lam) @ triplets.Q).t()
+    torch.testing.assert_close(model.get_submodule(path)(x), expected, atol=1e-4, rtol=1e-4)
+    attached.prepare_for_inference()
+    torch.testing.assert_close(model.get_submodule(path)(x), expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("double", [False, True])

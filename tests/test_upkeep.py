@@ -12,6 +12,7 @@ import yaml
 
 import bench
 import methods
+from tests.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -90,3 +91,10 @@ def test_issue_forms_are_forms() -> None:
     assert forms["verdict"]["name"] == "A verdict I doubt"
     (record,) = [one for one in forms["verdict"]["body"] if one.get("id") == "record"]
     assert record["validations"]["required"]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_fault_has_its_place_in_the_code(mutant: Mutant) -> None:
+    """What a fault replaces is there exactly once, so that ``python -m tests.mutants`` can plant it."""
+    assert (ROOT / "methods" / mutant.file).read_text().count(mutant.old) == 1
+    assert mutant.new != mutant.old
