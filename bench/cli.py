@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import click
 from bench import __version__
 from bench.errors import UsageError
 
-USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
+USAGE, INTERRUPTED, CLOSED, TERMINATED = 2, 130, 141, 143
 PATH = click.Path(path_type=Path)
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -194,15 +195,22 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs the command line, or the arguments given; bad input ends with one line and status 2."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        status = app(arguments, prog_name="python -m bench", standalone_mode=False) or 0
+        # not `app.main`, which would write an empty line of its own when it is interrupted
+        with app.make_context("python -m bench", sys.argv[1:] if arguments is None else arguments) as context:
+            status = app.invoke(context) or 0
+    except click.exceptions.Exit as end:  # --help, --version
+        status = end.exit_code
     except UsageError as error:
         status = _end(f"error: {error}", USAGE)
     except click.exceptions.NoArgsIsHelpError as error:
         status = _end(error.format_message(), USAGE)
     except click.ClickException as error:
         status = _end(f"error: {' '.join(error.format_message().split())}", USAGE)
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         status = _end("interrupted; what was recorded is kept, the same command goes on", INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = CLOSED
     raise SystemExit(status)
 
 
