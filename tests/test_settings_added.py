@@ -12,7 +12,7 @@ import torch
 from bench.claims.claim import Selector
 from bench.claims.pairing import selects
 from bench.config.compose import compose_multirun
-from bench.config.schema import ADDED, Runtime, Workload
+from bench.config.schema import ADDED, Precision, Runtime, Workload
 from bench.errors import UsageError
 from bench.gate.baseline import summarize
 from bench.gate.compare import check_cell
@@ -43,26 +43,37 @@ def given(path: str, value: Any) -> Cell:
 
 
 def test_the_records_of_before_are_of_todays_cells() -> None:
-    """What ``multirun`` would measure today is what is in the reference folder, by its id."""
+    """What ``multirun`` would measure today, with what was added at its value of before, is in the reference folder."""
     there = set(Store(ROOT / "results" / "reference" / "default").read())
-    assert {item.cell.id for item in resolve("precision=standard")} == there
+    before = ("workload.train_reference=null", "precision.train_pairs=0")
+    assert {item.cell.id for item in resolve("precision=standard", *before)} == there
 
 
 @pytest.mark.parametrize("path", ADDED)
 def test_what_was_added_is_at_its_value_by_default(path: str) -> None:
     """The value that a cell has without the setting is the schema's own."""
     group, _, key = path.partition(".")
-    kinds = {"workload": Workload, "runtime": Runtime}
+    kinds = {"workload": Workload, "runtime": Runtime, "precision": Precision}
     (field,) = [field for field in dataclasses.fields(kinds[group]) if field.name == key]
     assert field.default == ADDED[path]
 
 
-@pytest.mark.parametrize("path", ADDED)
-def test_another_value_is_another_cell_that_is_not_compared(path: str) -> None:
-    """It changes the identity, the context of tables and claims, and what a baseline may be held against."""
+HOW_TRAINING_IS_TIMED = {"workload.train_reference", "precision.train_pairs"}
+"""Neither changes what the gate checks, and how many pairs there are changes nothing that is compared."""
+
+
+@pytest.mark.parametrize("path", ADDED.keys() - {"precision.train_pairs"})
+def test_another_value_is_another_cell_of_other_tables(path: str) -> None:
+    """It changes the identity, and the conditions under which tables and claims compare."""
     before, other = make_record(make_cell()), make_record(given(path, "something else"))
     assert other.cell_id != before.cell_id
     assert conditions(other) != conditions(before)
+
+
+@pytest.mark.parametrize("path", ADDED.keys() - HOW_TRAINING_IS_TIMED)
+def test_another_value_is_not_compared_by_the_gate(path: str) -> None:
+    """A baseline may be held against runs with its own value alone."""
+    before, other = make_record(make_cell()), make_record(given(path, "something else"))
     (checked,) = check_cell(summarize(before), other, None)
     assert checked.verdict is Verdict.INCOMPARABLE
     assert path in str(checked.reason)

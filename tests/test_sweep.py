@@ -302,7 +302,7 @@ def test_records_of_a_sweep_have_the_figures(resumed: Resumed) -> None:
     # two layers, q [32 -> 32] and v [32 -> 16], rank 2
     assert measurements["trained_parameters", "unmerged"] == 2 * 2 * ((32 + 32) + (32 + 16))
     assert {p.arm for p in lora.pairs} == {"unmerged", "merged", "aa"}
-    assert {p.phase for p in lora.pairs} == {"prefill", "decode"}
+    assert {p.phase for p in lora.pairs} == {"prefill", "decode", "train"}
     assert {r.state for r in lora.measurements} == {"control", "unmerged", "merged"}
     assert lora.reason is None
     assert lora.cell.size == 2

@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config.groups import default, method_settings, options, outside_methods
+from bench.config.groups import OUTSIDE_LEARNING_RATE, default, method_settings, options, outside_methods
 from bench.config.keys import GROUPS, check_option, check_renamed
 from bench.config.schema import REFERENCE_KEY, Config, Sweep
 from bench.config.settings import read_settings
@@ -32,8 +32,6 @@ from bench.errors import UsageError, refuse
 UNSWEPT = ("study", "results_dir", "profile", "time_limit")
 """Keys that belong to a command, not to a cell."""
 DEFAULT_STUDY = "default"
-OUTSIDE_LEARNING_RATE = 1e-3
-"""What a method of another package trains with, unless told otherwise."""
 
 
 def compose_run(arguments: Sequence[str]) -> Sweep:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata, resources
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
+OUTSIDE_LEARNING_RATE = 1e-3
+"""What a method of another package trains with, unless told otherwise."""
 ENTRY_POINTS = "peft_verdict.methods"
 """The group of entry points by which an installed package brings its methods, as ``name = package.module:Class``."""
 
@@ -34,6 +36,17 @@ def default(group: str) -> str:
     """The name that ``group`` has where nobody chooses another."""
     defaults = yaml.safe_load((resources.files("conf") / "config.yaml").read_text())["defaults"]
     return next(str(entry[group]) for entry in defaults if isinstance(entry, dict) and group in entry)
+
+
+def method_config(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A method with its defaults, as a cell's configuration has it; ``config`` is what its file may refer to."""
+    settings = method_settings(name)
+    if settings is None:
+        return {"_target_": outside_methods()[name], "learning_rate": OUTSIDE_LEARNING_RATE}
+    from omegaconf import OmegaConf
+
+    whole = OmegaConf.create({**config, "method": dict(settings)})
+    return cast(dict[str, Any], OmegaConf.to_container(whole.method, resolve=True))
 
 
 @cache

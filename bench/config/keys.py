@@ -63,14 +63,14 @@ def check_overrides(arguments: Sequence[str]) -> None:
             _check_key(key, chosen or options("method"))
 
 
-def check_option(group: str, name: str) -> None:
-    """Refuses a name that a group does not have.
+def check_option(group: str, name: str, key: str | None = None) -> None:
+    """Refuses a name that a group does not have; ``key`` is the setting that names it, if it is not the group itself.
 
     Raises:
         UsageError: naming the options, or the nearest of them.
     """
     if name not in options(group):
-        raise UsageError(f"{group}={name}: unknown {group}{hint(name, options(group))}")
+        raise UsageError(f"{key or group}={name}: unknown {group}{hint(name, options(group))}")
 
 
 def check_renamed(key: str) -> None:

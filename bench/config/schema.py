@@ -22,6 +22,8 @@ ADDED: dict[str, Any] = {
     "runtime.execution": "eager",
     "runtime.cache": "dynamic",
     "runtime.backend": "inductor",
+    "workload.train_reference": None,
+    "precision.train_pairs": 0,
 }
 """Settings that were added after the first records, at the value that every cell had before. At this value they are no
 part of a cell's identity, so that records and baselines from before are of the same cells."""
@@ -69,6 +71,9 @@ class Workload:
     """Whether a training step recomputes activations instead of keeping them."""
     phases: list[Phase] = field(default_factory=lambda: list(Phase))
     """Phases whose latency is timed; structure and cache are read in any case."""
+    train_reference: str | None = None
+    """The method, by its name in ``conf/method``, whose training steps are timed in turn with those of the cell's. A
+    cell with a reference of its own is timed with that one."""
 
 
 class Execution(StrEnum):
@@ -154,6 +159,9 @@ class Precision:
     """The smallest difference that matters, as a fraction: half-widths of at most half of it are wanted."""
     pairs: int = MISSING
     """Adjacent pairs (control, arm) an arm and process."""
+    train_pairs: int = 0
+    """Adjacent pairs of training blocks (reference, method) a process. 0: training is timed in turn only where a cell
+    has a reference, in ``pairs`` pairs."""
     warmup_steps: int = MISSING
     discarded_steps: int = MISSING
     """Steps discarded after each switch to another arm, at most: long steps need fewer."""

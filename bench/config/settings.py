@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.config.keys import check_option
 from bench.config.method_source import check_method
 from bench.config.schema import (
     MAX_PROCESSES,
@@ -73,6 +74,7 @@ def read_settings(config: Mapping[str, Any]) -> Settings:
     for key in keys:
         check_method(config[key], key)
     _check_numbers(settings)
+    _check_choices(settings)
     _check_runtime(settings.runtime)
     try:
         settings.model.check_path()
@@ -138,6 +140,7 @@ def _check_numbers(settings: Settings) -> None:
         "precision.processes": (precision.processes, 1, None),
         "precision.max_processes": (precision.max_processes, 0, MAX_PROCESSES),
         "precision.pairs": (precision.pairs, 1, None),
+        "precision.train_pairs": (precision.train_pairs, 0, None),
         "precision.warmup_steps": (precision.warmup_steps, 1, MAX_STEPS),
         "precision.discarded_steps": (precision.discarded_steps, 0, MAX_STEPS - 1),
         "device.threads": (1 if settings.device.threads is None else settings.device.threads, 1, MAX_THREADS),
@@ -147,8 +150,14 @@ def _check_numbers(settings: Settings) -> None:
             raise UsageError(f"{key} must be at least {least}, not {value}")
         if most is not None and value > most:
             raise UsageError(f"{key} must be at most {most}, not {value}")
+
+
+def _check_choices(settings: Settings) -> None:
+    work, precision = settings.workload, settings.precision
     if not work.phases or len(set(work.phases)) < len(work.phases):
         raise UsageError(f"workload.phases must name prefill, decode or both, not {[str(p) for p in work.phases]}")
+    if work.train_reference is not None:
+        check_option("method", work.train_reference, "workload.train_reference")
     try:
         check_margin(precision.margin)
     except ValueError as error:

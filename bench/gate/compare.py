@@ -13,7 +13,7 @@ from bench.records.cell import OURS
 from bench.records.conditions import differing, flatten
 from bench.records.record import Measurement, Record, Status
 
-FREE = ("precision.", "workload.phases")
+FREE = ("precision.", "workload.phases", "workload.train_reference")
 """Keys in which a run may differ from its baseline: they say how much is measured, which changes no metric."""
 SHAPES = ("model.settings.", "method.")
 """If a run has such a key and its baseline does not, they differ: a shape or a setting was added."""

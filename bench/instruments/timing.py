@@ -53,6 +53,8 @@ class TimingConfig:
     warmup_steps: int
     discarded_steps: int
     block_seconds: float
+    min_steps: int = 1
+    """Steps of a block, at least."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _calibrate(all_steps: Sequence[Steps], protocol: TimingConfig, clock: Clock)
     step = min(_warm(timed, protocol.warmup_steps, clock) for timed in all_steps)
     discarded = min(protocol.discarded_steps, max(1, math.ceil(SETTLED_SECONDS / step)))
     seconds = max(protocol.block_seconds, RESOLVED * clock.resolution_seconds)
-    steps = max(1, min(math.ceil(seconds / step), MAX_STEPS - discarded))
+    steps = max(protocol.min_steps, min(math.ceil(seconds / step), MAX_STEPS - discarded))
     return Block(steps, discarded)
 
 

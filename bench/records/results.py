@@ -45,10 +45,12 @@ class LatencySamples:
     pairs: list[Pairs] = field(default_factory=list)
     cards: list[dict[str, Any]] = field(default_factory=list)
     """Snapshots of the graphics card, taken before timing began and after it ended."""
+    missing: list[Missing] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def add(self, other: LatencySamples) -> None:
         """Adds the samples of one more replicate."""
         self.pairs += other.pairs
         self.cards += other.cards
+        self.missing += [one for one in other.missing if one not in self.missing]
         self.warnings += [warning for warning in other.warnings if warning not in self.warnings]

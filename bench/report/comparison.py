@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from bench.probes.registry import metrics
-from bench.records.conditions import conditions, differing
+from bench.records.conditions import conditions, configured, differing
 from bench.records.metrics import Better, Metric, Scope, Unit
 from bench.records.record import CONTROL, REFERENCE, Record, Status
 from bench.records.units import half_width, scale_for, show
@@ -25,8 +25,10 @@ from bench.report.labels import Labels, labels, plain, size_label
 from bench.report.table import Column, Table
 
 KEYS = (Column("method", left=True, wrap=True), Column("size"), Column("state", left=True))
-CORE = ("trained_parameters", "train_peak_bytes", "train_tokens_per_second", "prefill_ratio", "decode_ratio")
+CORE = ("trained_parameters", "train_peak_bytes", "train_ratio", "prefill_ratio", "decode_ratio")
 """Metrics that fit 80 columns."""
+ONCE = {"train_ratio": "train_tokens_per_second"}
+"""What stands in the place of a metric that no row has: what was measured once a cell."""
 EXTRA = (
     "loss_after",
     "checkpoint_bytes",
@@ -103,8 +105,10 @@ def _apart(many: Sequence[Mapping[str, Any]]) -> list[str]:
 def _table(group: _Group, apart: Sequence[str]) -> Table:
     names = labels(group.records)
     part = _ordered(group.rows, names)
-    shown = [name for name in (*CORE, *EXTRA) if part[name].notna().any() or name in CORE]
-    columns = [_column(part, name) for name in shown]
+    core = [ONCE[name] if name in ONCE and part[name].isna().all() else name for name in CORE]
+    shown = [name for name in (*core, *EXTRA) if part[name].notna().any() or name in core]
+    trained = str(configured(group.records[0])["workload.train_reference"])
+    columns = [_column(part, name, trained) for name in shown]
     best = {(row, index) for index, name in enumerate(shown, start=len(KEYS)) for row in _best(part, name)}
     by_id = {record.cell_id: record for record in group.records}
     keys = [_keys(row, by_id[row["cell"]], names) for _, row in part.iterrows()]
@@ -113,7 +117,7 @@ def _table(group: _Group, apart: Sequence[str]) -> Table:
         title=" · ".join([group.title, *(f"{key} {plain(here.get(key))}" for key in apart)]),
         columns=(*KEYS, *(column for column, _ in columns)),
         rows=tuple((*key, *(cells[i] for _, cells in columns)) for i, key in enumerate(keys)),
-        notes=footnotes(part, group.records, names, (*CORE, *EXTRA)),
+        notes=footnotes(part, group.records, names, (*core, *EXTRA)),
         best=frozenset(best),
         best_means=BEST_MEANS,
     )
@@ -121,6 +125,8 @@ def _table(group: _Group, apart: Sequence[str]) -> Table:
 
 def _ordered(part: pd.DataFrame, names: Labels) -> pd.DataFrame:
     """One row for the base, which was timed with every method, by its medians; then the methods."""
+    if (beside := part["train_reference_tokens_per_second"].median()) > 0:  # it was timed with every method
+        part = part.assign(train_tokens_per_second=part["train_tokens_per_second"].where(~_is_trained(part), beside))
     control = part[part["method"] == CONTROL]
     methods = part[part["method"] != CONTROL]
     methods = methods.assign(variant=[names.letters.get(cell, "") for cell in methods["cell"]])
@@ -149,12 +155,18 @@ def _keys(row: pd.Series, record: Record, names: Labels) -> tuple[str, str, str]
     return f"{name} {letter}".rstrip(), size_label(cell, reference), str(state)
 
 
-def _column(part: pd.DataFrame, name: str) -> tuple[Column, list[str]]:
-    """Header and cells; a cell is blank where there is no value."""
+def _is_trained(part: pd.DataFrame) -> pd.Series:
+    """Which rows are of the training reference itself."""
+    return (part["train_ratio"] == 1.0) & part["train_reference_tokens_per_second"].isna()
+
+
+def _column(part: pd.DataFrame, name: str, trained: str) -> tuple[Column, list[str]]:
+    """Header and cells; a cell is blank where there is no value. ``trained``: the training reference."""
     metric = _metric(name)
-    optional = name not in CORE
+    optional = name in EXTRA
     if metric.unit is Unit.RATIO:
-        column = Column(metric.label.removesuffix(" ratio"), "× control", optional=optional)
+        anchor = trained if metric.scope is Scope.TRAINING else CONTROL
+        column = Column(metric.label.removesuffix(" ratio"), f"× {anchor}", optional=optional)
         return column, [_ratio(row, name) for _, row in part.iterrows()]
     scale = scale_for(part[name].dropna(), metric.unit)
     cells = ["" if pd.isna(value) else scale.show(value) for value in part[name]]
@@ -169,9 +181,11 @@ def _metric(name: str) -> Metric:
 def _ratio(row: pd.Series, name: str) -> str:
     if pd.isna(row[name]):
         return ""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
     if row["method"] == CONTROL:
         return show(float(row[name.replace("_ratio", "_seconds")]), Unit.SECONDS)
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if _metric(name).scope is Scope.TRAINING and row[name] == 1.0 and pd.isna(low):  # the reference itself
+        return f"{row['train_tokens_per_second']:.0f} tok/s"
     return f"{row[name]:.3f}" + ("" if pd.isna(low) else f" {half_width(low, high)}")
 
 
@@ -182,9 +196,11 @@ def _best(part: pd.DataFrame, name: str) -> Collection[int]:
     known = [value for value in values if not math.isnan(value)]
     if metric.better is Better.NEITHER or metric.unit in UNMARKED or len(known) < 2:
         return []
-    goal = min(known) if metric.better is Better.LOWER else max(known)
+    less = metric.better is Better.LOWER
+    goal = min(known) if less else max(known)
     if metric.unit is not Unit.RATIO:
         return [i for i, value in enumerate(values) if value == goal]
-    high = list(part[f"{name}_high"].fillna(part[name]))[values.index(goal)]
-    lows = list(part[f"{name}_low"].fillna(part[name]))
-    return [i for i, value in enumerate(values) if not math.isnan(value) and lows[i] <= high]
+    worst = list(part[f"{name}_{'high' if less else 'low'}"].fillna(part[name]))[values.index(goal)]
+    ends = list(part[f"{name}_{'low' if less else 'high'}"].fillna(part[name]))
+    reach = [end <= worst if less else end >= worst for end in ends]
+    return [i for i, value in enumerate(values) if not math.isnan(value) and reach[i]]

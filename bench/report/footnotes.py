@@ -123,6 +123,23 @@ class NoInterval:
 
 
 @dataclass(frozen=True)
+class TrainReference:
+    """What the speed of training is relative to."""
+
+    name: str
+    slowest: float
+    fastest: float
+    """Tokens per second of the reference, beside one row and another."""
+
+    @property
+    def text(self) -> str:
+        return (
+            f"train tok/s: over that of {self.name}, timed in turn with each row in the same processes; beside one and "
+            f"another its own was {self.slowest:.0f} to {self.fastest:.0f} tok/s"
+        )
+
+
+@dataclass(frozen=True)
 class IntervalWidth:
     """What ± means."""
 
@@ -161,7 +178,10 @@ def _notes(part: pd.DataFrame, records: Sequence[Record], names: Labels, shown: 
         yield ControlRow()
     if ranges := _copies(records, part.iloc[0]):
         yield AASpread(ranges)
-    if part["train_tokens_per_second"].notna().any():
+    if (beside := part["train_reference_tokens_per_second"]).notna().any():
+        name = records[0].cell.config["workload"]["train_reference"]
+        yield TrainReference(name, beside.min(), beside.max())
+    elif part["train_tokens_per_second"].notna().any():
         yield NoInterval("train tok/s")
     if counts := tuple(sorted({int(count) for count in part["processes"].dropna() if count > 1})):
         yield IntervalWidth(counts)

@@ -12,7 +12,7 @@ from bench.config.schema import REFERENCE_KEY
 from bench.probes.registry import measured, metrics
 from bench.records import stats
 from bench.records.metrics import INTEGER_UNITS, Scope
-from bench.records.record import CONTROL, MERGED, REFERENCE, UNMERGED, Point, Record, Status
+from bench.records.record import CONTROL, MERGED, REFERENCE, TRAIN, UNMERGED, Point, Record, Status
 
 IDENTITY = (
     "cell", "study", "method", "implementation", "size", "model", "layers", "hidden_size",
@@ -131,7 +131,7 @@ def _metrics(record: Record, state: str, point: Point) -> dict[str, Any]:
         found[f"{name}_before"] = record.value(name, CONTROL, point)
         if state != CONTROL:
             found[f"{name}_after"] = record.value(name, state, point)
-    return {**found, **_latency(record, state, point)}
+    return {**found, **_latency(record, state, point), **_training(record, state)}
 
 
 def _latency(record: Record, state: str, point: Point) -> dict[str, Any]:
@@ -155,6 +155,23 @@ def _latency(record: Record, state: str, point: Point) -> dict[str, Any]:
         if (busy := record.value(f"{phase}_busy_seconds", state, point)) is not None:
             found[f"{phase}_busy"] = min(1.0, busy / found[f"{phase}_seconds"])
     return found
+
+
+def _training(record: Record, state: str) -> dict[str, Any]:
+    """The speed vs. the training reference. That of a cell with a reference of its own is in
+    `bench.report.head_to_head`."""
+    pairs = [] if record.cell.reference is not None or state == CONTROL else record.pairs_of(TRAIN, UNMERGED)
+    if not pairs:
+        return {}
+    ratio = stats.ratio([-own.log_ratio for own in pairs])
+    batch, length = pairs[0].point
+    return {
+        "train_ratio": ratio.estimate,
+        "train_ratio_low": ratio.low,
+        "train_ratio_high": ratio.high,
+        "train_tokens_per_second": batch * length / stats.seconds([own.arm_seconds for own in pairs]),
+        "train_reference_tokens_per_second": batch * length / stats.seconds([own.control_seconds for own in pairs]),
+    }
 
 
 def reasons(record: Record, state: str) -> list[tuple[str | None, str]]:

@@ -22,6 +22,7 @@ from bench.runner.stopping import should_stop
 
 MEASURE_METRICS = "bench.worker.probes:measure_metrics"
 MEASURE_PAIRS = "bench.worker.latency:measure_pairs"
+TRAIN_PEAK = "train_peak_bytes"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class LocalEngine:
             if outcome.status is Status.OK and cell.reference is not None:
                 outcome = self._measure_reference(cell, staging, results, listen)
             if outcome.status is Status.OK:
-                arguments = (cell.config, staging, results.states)
+                peak = max((one.value for one in results.measurements if one.metric == TRAIN_PEAK), default=0)
+                arguments = (cell.config, staging, results.states, peak)
                 outcome = self.replicate(MEASURE_PAIRS, cell.config, arguments, samples, listen)
         return Record(
             cell_id=cell.id,
@@ -51,7 +53,7 @@ class LocalEngine:
             reason=outcome.reason,
             cell=cell,
             measurements=tuple(results.measurements),
-            missing=tuple(results.missing),
+            missing=(*results.missing, *samples.missing),
             pairs=tuple(samples.pairs),
             warnings=(*results.warnings, *samples.warnings),
             metadata={

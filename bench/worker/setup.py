@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from bench.config.schema import Execution
 from bench.instruments.steps import compile_without_end
+from bench.instruments.timing import TimingConfig
 from bench.workload.corpus import Corpus, load_corpus
 from bench.workload.models import load_tokenizer
 from bench.workload.plan import Plan, read_plan
+from methods.architectures import embedding_shape
 
 Report = Callable[[str], None]
 """Tells the parent what is being done now."""
@@ -33,6 +37,18 @@ def start(config: Mapping[str, Any], staging: str | None = None) -> Plan:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(staging) / COMPILED)
     torch.manual_seed(plan.seed)
     return plan
+
+
+def timing_config(plan: Plan) -> TimingConfig:
+    """How much one process measures."""
+    precision = plan.precision
+    return TimingConfig(precision.pairs, precision.warmup_steps, precision.discarded_steps, precision.block_seconds)
+
+
+def random_tokens(plan: Plan, model: PreTrainedModel) -> Tensor:
+    """Token ids [4096] for what is timed. Times do not depend on them."""
+    vocabulary = embedding_shape(model)[0]
+    return torch.randint(vocabulary, (4096,), generator=torch.Generator().manual_seed(plan.seed))
 
 
 def load_text(plan: Plan) -> Corpus:

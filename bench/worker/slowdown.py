@@ -18,8 +18,7 @@ from bench.instruments.steps import Decode, Steps
 from bench.instruments.timing import clock_for, time_pairs
 from bench.records.record import Pairs
 from bench.records.results import LatencySamples
-from bench.worker.latency import random_tokens, timing_config
-from bench.worker.setup import start
+from bench.worker.setup import random_tokens, start, timing_config
 from bench.workload.models import load_model
 from bench.workload.subject import prompt_of
 

@@ -11,6 +11,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bench.config.groups import method_config
 from bench.config.schema import HARNESS_KEYS, REFERENCE_KEY
 from bench.config.settings import Settings, first_line, merged, read_settings
 from bench.errors import UsageError
@@ -23,6 +24,10 @@ class Plan(Settings):
 
     method: Method
     reference: Method | None
+    train_reference: Method | None
+    """The method that the cell's training steps are timed in turn with; None where they are not, or where it is the
+    cell's own method."""
+    train_reference_learning_rate: float
 
     @property
     def torch_device(self) -> torch.device:
@@ -36,8 +41,21 @@ def read_plan(config: Mapping[str, Any]) -> Plan:
         UsageError: a value has the wrong type or is out of range, or a key is unknown.
     """
     settings = read_settings(config)
+    method = _method(config["method"], "method")
     reference = _method(config[REFERENCE_KEY], REFERENCE_KEY) if REFERENCE_KEY in config else None
-    return Plan(**vars(settings), method=_method(config["method"], "method"), reference=reference)
+    trained, rate = reference, settings.reference_learning_rate
+    name = settings.workload.train_reference
+    if reference is None and name is not None and settings.precision.train_pairs > 0:
+        own = method_config(name, config)
+        named, rate = _method(own, "workload.train_reference"), float(own["learning_rate"])
+        trained = None if named == method else named
+    return Plan(
+        **vars(settings),
+        method=method,
+        reference=reference,
+        train_reference=trained,
+        train_reference_learning_rate=rate,
+    )
 
 
 def _method(config: Mapping[str, Any], key: str) -> Method:
