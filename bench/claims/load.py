@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench.claims.claim import Claim, Evidence, Relation, Selector
 from bench.claims.validate import problems
 from bench.config.aliases import claim_from_schema_1
+from bench.config.groups import conf
 from bench.errors import UsageError
 
 STRUCTURE = ("operations", "matmuls", "critical_path", "critical_path_matmuls")
@@ -26,7 +26,7 @@ def load_claims(folder: Path | None = None) -> list[Claim]:
         UsageError: naming the file and the key that is wrong.
     """
     try:
-        place: Traversable = resources.files("conf") / "claim" if folder is None else folder
+        place = conf() / "claim" if folder is None else folder
         files = sorted((file for file in place.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
     except OSError as error:
         raise UsageError(f"--claims {folder}: {error.strerror}") from error

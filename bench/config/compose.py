@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bench.config.groups import OUTSIDE_LEARNING_RATE, default, method_settings, options, outside_methods
+from bench.config.groups import OUTSIDE_LEARNING_RATE, conf, default, method_settings, options, outside_methods
 from bench.config.keys import GROUPS, check_option, check_renamed
 from bench.config.schema import REFERENCE_KEY, Config, Sweep
 from bench.config.settings import read_settings
@@ -81,7 +81,7 @@ def _hydra() -> Iterator[None]:
     for name, target in outside_methods().items():
         store.store(group="method", name=name, node={"_target_": target, "learning_rate": OUTSIDE_LEARNING_RATE})
     try:
-        with initialize_config_module("conf", version_base="1.3"):
+        with initialize_config_dir(str(conf().absolute()), version_base="1.3"):
             yield
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_line(error)) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import metadata, resources
+from importlib import metadata
+from pathlib import Path
 from typing import Any, cast
 
 import yaml
@@ -15,10 +16,16 @@ ENTRY_POINTS = "peft_verdict.methods"
 """The group of entry points by which an installed package brings its methods, as ``name = package.module:Class``."""
 
 
+def conf() -> Path:
+    """The folder of the configuration files: a wheel has it in the package, a checkout beside the package."""
+    package = Path(__file__).parent.parent
+    return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
+
+
 @cache
 def options(group: str) -> tuple[str, ...]:
     """The names that ``group=`` takes: the files of the folder, and of methods those that other packages bring."""
-    folder = resources.files("conf") / group
+    folder = conf() / group
     files = {file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")}
     return tuple(sorted(files | (set(outside_methods()) if group == "method" else set())))
 
@@ -26,7 +33,7 @@ def options(group: str) -> tuple[str, ...]:
 @cache
 def outside_methods() -> Mapping[str, str]:
     """Methods of other packages: name and ``package.module.Class``. A name that is ours stays ours."""
-    folder = resources.files("conf") / "method"
+    folder = conf() / "method"
     found = {point.name: point.value for point in metadata.entry_points(group=ENTRY_POINTS)}
     return {name: value.replace(":", ".") for name, value in found.items() if not (folder / f"{name}.yaml").is_file()}
 
@@ -34,7 +41,7 @@ def outside_methods() -> Mapping[str, str]:
 @cache
 def default(group: str) -> str:
     """The name that ``group`` has where nobody chooses another."""
-    defaults = yaml.safe_load((resources.files("conf") / "config.yaml").read_text())["defaults"]
+    defaults = yaml.safe_load((conf() / "config.yaml").read_text())["defaults"]
     return next(str(entry[group]) for entry in defaults if isinstance(entry, dict) and group in entry)
 
 
@@ -54,5 +61,5 @@ def method_settings(name: str) -> Mapping[str, Any] | None:
     """``conf/method/NAME.yaml``; None for a method of another package, whose class alone knows its settings."""
     if name in outside_methods():
         return None
-    text = (resources.files("conf") / "method" / f"{name}.yaml").read_text()
+    text = (conf() / "method" / f"{name}.yaml").read_text()
     return dict(yaml.safe_load(text))

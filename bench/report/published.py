@@ -10,13 +10,12 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any, ClassVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from bench.config.groups import options
+from bench.config.groups import conf, options
 from bench.errors import UsageError
 from bench.records import stats
 from bench.records.cell import OURS, STRICT
@@ -95,14 +94,14 @@ def published(study: str) -> tuple[Source, ...]:
     """
     if study not in options("study"):
         return ()
-    text = (resources.files("conf") / "study" / f"{study}.yaml").read_text()
+    text = (conf() / "study" / f"{study}.yaml").read_text()
     names = (yaml.safe_load(text).get("study") or {}).get("published", [])
     return tuple(source for name in names for source in _read(str(name), study))
 
 
 def _read(name: str, study: str) -> tuple[Source, ...]:
     try:
-        text = (resources.files("conf") / "published" / f"{name}.yaml").read_text()
+        text = (conf() / "published" / f"{name}.yaml").read_text()
         return tuple(TypeAdapter(tuple[Source, ...]).validate_python(yaml.safe_load(text)))
     except OSError as error:
         raise UsageError(f"conf/study/{study}.yaml: study.published: there is no conf/published/{name}.yaml") from error

@@ -1,1 +1,0 @@
-"""Hydra configuration: a package so that the installed wheel finds it from any folder."""
