@@ -25,6 +25,7 @@ from bench.gate.rule import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, 
 from bench.records.cell import OURS, Cell
 from bench.records.record import CONTROL, UNMERGED, Measurement, Record, Status
 from bench.records.store import Store
+from bench.runner.progress import Progress
 from tests.fakes import checked_cells, known, make_cell, make_record, pairs_at
 from tests.reports import printed
 
@@ -339,8 +340,8 @@ def test_a_slower_cell_is_run_once_more(tmp_path: Path, centers: list[float], ru
     (item,) = checked_cells("lora")
     engine = Runs(centers, item.cell)
     baseline = make_baseline("b", [record(cell=item.cell)])
-    console = Console(file=io.StringIO())
-    checks = check_again(baseline, [item], Store(tmp_path / "c"), engine, None, console)
+    progress = Progress(Console(file=io.StringIO()))
+    checks = check_again(baseline, [item], Store(tmp_path / "c"), engine, None, progress)
     assert engine.count == runs
     assert {one.verdict for one in checks if one.timed} == {verdict}
     assert len(list(tmp_path.rglob("*.json"))) == runs

@@ -17,6 +17,7 @@ from bench.records.record import Status
 from bench.records.store import Store, read_paths
 from bench.runner.local import LocalEngine
 from bench.runner.process import ProcessRunner
+from bench.runner.progress import Progress
 from bench.runner.sweep import check_cells
 
 
@@ -67,9 +68,10 @@ def check_command(
     else:
         store.check()
         store.read()
-        runner = ProcessRunner()
-        cells = check_cells([dict(cell.cell.config) for cell in baseline.cells], runner, str)
-        checks = check_again(baseline, cells, store, LocalEngine(runner, limit), threshold, console())
+        progress = Progress(console())
+        runner = ProcessRunner(progress.beat)
+        cells = check_cells([dict(cell.cell.config) for cell in baseline.cells], runner, progress)
+        checks = check_again(baseline, cells, store, LocalEngine(runner, limit), threshold, progress)
     records = " ".join(map(str, against)) if against else str(store.folder)
     publish(checks_report(checks, f"python -m bench baseline save {name} {records} --replace"), "text", None)
     if os.environ.get("GITHUB_ACTIONS") == "true":

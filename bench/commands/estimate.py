@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.commands.output import OK, VERDICT, check_output, console, publish, status
+from bench.commands.output import OK, VERDICT, check_output, console, publish
 from bench.errors import UsageError
 from bench.estimate.estimate import GIB, Estimate, EstimateResults, Request, compare
 from bench.records.record import CONTROL, Measurement, Status
 from bench.records.results import CheckedCell
 from bench.records.store import read_paths
 from bench.runner.process import ProcessRunner
+from bench.runner.progress import Progress
 from bench.runner.sweep import check_cells
 
 FORMATS = ("text", "md", "csv", "json")
@@ -42,11 +43,10 @@ def estimate_command(overrides: Sequence[str], cards: str, largest: bool, format
     place = console(stderr=format != "text")
     for note in dict.fromkeys(note for sweep in sweeps for note in sweep.notes):
         place.print(f"note: {note}", markup=False)
-    runner = ProcessRunner()
-    configs = [config for sweep in sweeps for config in sweep.cells]
-    with status(place) as tell:
-        cells = check_cells(configs, runner, tell, CHECK)
-        estimates = _estimate_all(cells, runner, request, min(sweep.time_limit for sweep in sweeps), tell)
+    progress = Progress(place)
+    runner = ProcessRunner(progress.beat)
+    cells = check_cells([config for sweep in sweeps for config in sweep.cells], runner, progress, CHECK)
+    estimates = _estimate_all(cells, runner, request, min(sweep.time_limit for sweep in sweeps), progress)
     if not any(estimate.status is Status.OK for estimate in estimates):
         raise UsageError(f"{estimates[0].cell.id}: {estimates[0].reason}")
     from bench.estimate.report import estimate_report
@@ -68,10 +68,9 @@ def against_command(paths: Sequence[Path], overrides: Sequence[str], format: str
     records = [record for record in read_paths(paths) if record.status is Status.OK]
     if not records:
         raise UsageError(f"{', '.join(map(str, paths))}: none of these records is ok")
-    runner = ProcessRunner()
-    request = Request(control=False, serving=False)
-    with status(console(stderr=format != "text")) as tell:
-        estimates = [_estimate(CheckedCell(r.cell, None), runner, request, LIMIT_SECONDS, tell) for r in records]
+    progress = Progress(console(stderr=format != "text"))
+    runner, request = ProcessRunner(progress.beat), Request(control=False, serving=False)
+    estimates = [_estimate(CheckedCell(r.cell, None), runner, request, LIMIT_SECONDS, progress) for r in records]
     pairs = zip(estimates, records, strict=True)
     comparisons = [one for estimate, record in pairs for one in compare(estimate, record)]
     if not comparisons:
@@ -83,7 +82,7 @@ def against_command(paths: Sequence[Path], overrides: Sequence[str], format: str
 
 
 def _estimate_all(
-    cells: Sequence[CheckedCell], runner: ProcessRunner, request: Request, limit: float, tell: Callable[[str], object]
+    cells: Sequence[CheckedCell], runner: ProcessRunner, request: Request, limit: float, progress: Progress
 ) -> list[Estimate]:
     """One child for each cell. The untouched base is estimated once for all cells that share it."""
     bases: dict[str, tuple[Measurement, ...]] = {}
@@ -91,7 +90,7 @@ def _estimate_all(
     for item in cells:
         key = json.dumps([item.cell.config.get(part) for part in SHARED], sort_keys=True)
         asked = dataclasses.replace(request, control=key not in bases)
-        estimate = _estimate(item, runner, asked, limit, tell)
+        estimate = _estimate(item, runner, asked, limit, progress)
         if estimate.status is Status.OK:
             own = tuple(one for one in estimate.measurements if one.state != CONTROL)
             bases.setdefault(key, tuple(one for one in estimate.measurements if one.state == CONTROL))
@@ -100,19 +99,12 @@ def _estimate_all(
     return found
 
 
-def _estimate(
-    item: CheckedCell, runner: ProcessRunner, request: Request, limit: float, tell: Callable[[str], object]
-) -> Estimate:
+def _estimate(item: CheckedCell, runner: ProcessRunner, request: Request, limit: float, progress: Progress) -> Estimate:
     if item.skip is not None:
         return Estimate(item.cell, Status.SKIPPED, item.skip)
     started = time.monotonic()
-    outcome = runner.call(
-        ESTIMATE,
-        item.cell.config,
-        request,
-        limit_seconds=limit,
-        listen=lambda phase: tell(f"{item.cell.id}: {phase}"),
-    )
+    with progress.task(f"estimating {item.cell.id}"):
+        outcome = runner.call(ESTIMATE, item.cell.config, request, limit_seconds=limit, listen=progress.phase)
     seconds = time.monotonic() - started
     if outcome.status is not Status.OK:
         return Estimate(item.cell, outcome.status, outcome.reason, seconds=seconds)

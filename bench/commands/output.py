@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,13 +68,3 @@ def publish(report: Report, format: str, output: Path | None) -> None:
         output.write_bytes(content)
     except OSError as error:
         raise UsageError(f"--output {output}: {error.strerror}") from error
-
-
-@contextmanager
-def status(place: Console, text: str = "") -> Iterator[Callable[[str], object]]:
-    """Shows on a terminal what is being done now, beginning with ``text``; gives the function that changes it."""
-    if not place.is_terminal:
-        yield str
-        return
-    with place.status(text) as shown:
-        yield shown.update

@@ -8,9 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from bench.commands.output import OK, VERDICT, console, publish, status
+from bench.commands.output import OK, VERDICT, console, publish
 from bench.config.schema import Sweep
 from bench.errors import UsageError, refuse
 from bench.records.record import Status
@@ -50,28 +48,28 @@ def multirun_command(overrides: Sequence[str], fresh: bool, dry_run: bool, minut
 
 
 def _run_sweeps(sweeps: Sequence[Sweep], fresh: bool, dry_run: bool, deadline: float | None) -> int:
-    runner, place = ProcessRunner(), console()
-    checked = [_check(sweep, runner, place) for sweep in sweeps]  # all of them before the first cell starts
+    progress = Progress(console())
+    runner = ProcessRunner(progress.beat)
+    checked = [_check(sweep, runner, progress) for sweep in sweeps]  # all of them before the first cell starts
     if dry_run:
         for item in (item for cells in checked for item in cells):
             line = item.cell.id + (f"  skipped: {item.skip}" if item.skip else "")
-            place.print(line, markup=False, soft_wrap=True)
+            progress.console.print(line, markup=False, soft_wrap=True)
         return OK
     plans = zip(sweeps, checked, strict=True)
-    return max([_run(sweep, cells, runner, fresh, deadline, place) for sweep, cells in plans])
+    return max([_run(sweep, cells, runner, fresh, deadline, progress) for sweep, cells in plans])
 
 
-def _check(sweep: Sweep, runner: ProcessRunner, place: Console) -> list[CheckedCell]:
+def _check(sweep: Sweep, runner: ProcessRunner, progress: Progress) -> list[CheckedCell]:
     for note in sweep.notes:
-        place.print(f"note: {note}", markup=False)
+        progress.console.print(f"note: {note}", markup=False)
     store = Store(Path(sweep.results_dir))
     store.check()  # a folder that can't be used is refused before anything runs
     store.read()
     from bench.report.published import published
 
     published(sweep.study)
-    with status(place) as tell:
-        cells = check_cells(sweep.cells, runner, tell)
+    cells = check_cells(sweep.cells, runner, progress)
     _refuse_if_none([item.skip for item in cells])
     return cells
 
@@ -82,23 +80,23 @@ def _run(
     runner: ProcessRunner,
     fresh: bool,
     deadline: float | None,
-    place: Console,
+    progress: Progress,
 ) -> int:
-    store = Store(Path(sweep.results_dir))
+    place, store = progress.console, Store(Path(sweep.results_dir))
     store.open()
     engine = LocalEngine(runner, sweep.time_limit)
-    summary = run_sweep(cells, sweep.study, store, engine, Progress(place), fresh, deadline)
+    summary = run_sweep(cells, sweep.study, store, engine, progress, fresh, deadline)
     if summary.left == len(cells):
         place.print(f"{sweep.study}: no time was left for a cell; the same command goes on", markup=False)
         return OK
     _refuse_if_none([record.reason if record.status is Status.SKIPPED else None for record in summary.records])
     if sweep.profile:
-        _trace(summary, store, runner, sweep.time_limit, place)
+        _trace(summary, store, runner, sweep.time_limit, progress)
     from bench.report.records import records_report
 
     place.print()
     publish(records_report(summary.records), "text", None)
-    _close(summary, store, place)
+    _close(summary, store, progress)
     return VERDICT if summary.failed else OK
 
 
@@ -108,20 +106,22 @@ def _refuse_if_none(skips: Sequence[str | None]) -> None:
         refuse(reason for reason in skips if reason is not None)
 
 
-def _trace(summary: Summary, store: Store, runner: ProcessRunner, limit: float, place: Console) -> None:
+def _trace(summary: Summary, store: Store, runner: ProcessRunner, limit: float, progress: Progress) -> None:
     """Profiler traces of the cells that are ok, in a pass of their own."""
     folder = store.folder / "profile"
     for record in summary.records:
         if record.status is Status.OK:
             arguments = (record.cell.config, str(folder / record.cell_id))
-            outcome = runner.call(TRACE, *arguments, limit_seconds=limit)
+            with progress.task(f"{record.cell_id}: tracing"):
+                outcome = runner.call(TRACE, *arguments, limit_seconds=limit, listen=progress.phase)
             if outcome.status is not Status.OK:
-                place.print(f"{record.cell_id}: no trace: {outcome.reason}", markup=False)
-    place.print(f"traces: tensorboard --logdir {folder}", markup=False)
+                progress.console.print(f"{record.cell_id}: no trace: {outcome.reason}", markup=False)
+    progress.console.print(f"traces: tensorboard --logdir {folder}", markup=False)
 
 
-def _close(summary: Summary, store: Store, place: Console) -> None:
+def _close(summary: Summary, store: Store, progress: Progress) -> None:
     """The last lines: how the cells ended and where their records are."""
+    place = progress.console
     total = len(summary.records)
     counts = Counter(str(record.status) for record in summary.records)
     ended = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))

@@ -19,12 +19,14 @@ def selftest_command(overrides: Sequence[str], runs: int, noisy: bool, folder: P
     from bench.gate.selftest import read_trials, run_trials, trials_path
     from bench.runner.local import LocalEngine
     from bench.runner.process import ProcessRunner
+    from bench.runner.progress import Progress
     from bench.runner.sweep import check_cells
 
     sweep = compose_run(["study=selftest", *overrides])
     path = trials_path(folder, noisy)
-    runner = ProcessRunner()
-    (item,) = check_cells(sweep.cells, runner, str)
-    run_trials(path, item, runs, noisy, LocalEngine(runner, sweep.time_limit), console())
+    progress = Progress(console())
+    runner = ProcessRunner(progress.beat)
+    (item,) = check_cells(sweep.cells, runner, progress)
+    run_trials(path, item, runs, noisy, LocalEngine(runner, sweep.time_limit), progress)
     publish(rates_report([read_trials(path) for path in sorted(folder.glob("*.json"))]), "text", None)
     return OK

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from bench.errors import UsageError
 from bench.gate.baseline import Baseline
 from bench.gate.compare import MetricCheck, check_cell, partner
@@ -30,7 +28,7 @@ def check_again(
     store: Store,
     engine: Engine,
     threshold: float | None,
-    console: Console,
+    progress: Progress,
 ) -> list[MetricCheck]:
     """Runs the cells, and once more those whose latency regressed; ``store`` keeps the records.
 
@@ -39,12 +37,12 @@ def check_again(
     """
     if len(cells) != len(baseline.cells):
         raise UsageError(f"baseline {baseline.name}: some of its cells are the same cell now; save it again")
-    first = _run(cells, store, engine, console)
+    first = _run(cells, store, engine, progress)
     pairs = list(zip(baseline.cells, cells, strict=True))
     slower = [item for before, item in pairs if _slower(check_cell(before, first[item.cell.id], threshold))]
     if slower:
-        console.print(f"slower: {', '.join(item.cell.id for item in slower)}; measured once more to be sure")
-    second = _run(slower, Store(store.folder / "repeat"), engine, console) if slower else {}
+        progress.console.print(f"slower: {', '.join(item.cell.id for item in slower)}; measured once more to be sure")
+    second = _run(slower, Store(store.folder / "repeat"), engine, progress) if slower else {}
     return [
         one
         for before, item in pairs
@@ -56,9 +54,9 @@ def _slower(checks: Sequence[MetricCheck]) -> bool:
     return any(one.timed and one.verdict is Verdict.REGRESSED for one in checks)
 
 
-def _run(cells: Sequence[CheckedCell], store: Store, engine: Engine, console: Console) -> dict[str, Record]:
+def _run(cells: Sequence[CheckedCell], store: Store, engine: Engine, progress: Progress) -> dict[str, Record]:
     store.open()
-    summary = run_sweep(cells, "check", store, engine, Progress(console), fresh=True)
+    summary = run_sweep(cells, "check", store, engine, progress, fresh=True)
     return {record.cell_id: record for record in summary.records}
 
 

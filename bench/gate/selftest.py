@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-
 from bench.config.aliases import trials_from_schema_1
 from bench.errors import UsageError
 from bench.gate.trials import TRIALS_SCHEMA, Run, Trials
@@ -23,7 +21,9 @@ from bench.records.record import Status
 from bench.records.results import CheckedCell, LatencySamples
 from bench.records.store import read_json, write_json
 from bench.runner.local import LocalEngine
+from bench.runner.progress import Progress
 
+INJECTED = "bench.worker.slowdown:measure_injected"
 SLOWDOWNS = {"zero_a": 0.0, "zero_b": 0.0, "five": 0.05, "two": 0.02, "ten": 0.10}
 RARE = ("two", "ten")
 EVERY = 8
@@ -45,7 +45,7 @@ def read_trials(path: Path) -> Trials:
 
 
 def run_trials(
-    path: Path, item: CheckedCell, wanted: int, noisy: bool, engine: LocalEngine, console: Console
+    path: Path, item: CheckedCell, wanted: int, noisy: bool, engine: LocalEngine, progress: Progress
 ) -> Trials:
     """Runs the trials that are missing.
 
@@ -68,24 +68,27 @@ def run_trials(
         return trials
     with _noise() if noisy else contextlib.nullcontext():
         started = time.monotonic()
-        record = engine.measure(item.cell, "selftest", str)
+        with progress.task("a whole check"):
+            record = engine.measure(item.cell, "selftest", progress.phase)
         if record.status is not Status.OK:
             raise UsageError(f"{item.cell.id} {record.status}: {record.reason}")
         trials = dataclasses.replace(trials, check_seconds=(*trials.check_seconds, time.monotonic() - started))
         write_json(path, trials)
         while len(trials.runs) < wanted:
-            trials = dataclasses.replace(trials, runs=(*trials.runs, _run(len(trials.runs), item, engine)))
+            with progress.task(f"run {len(trials.runs) + 1} of {wanted}"):
+                run = _run(len(trials.runs), item, engine, progress)
+            trials = dataclasses.replace(trials, runs=(*trials.runs, run))
             write_json(path, trials)
-            console.print(f"run {len(trials.runs)} of {wanted}: {trials.runs[-1].seconds:.0f} s", markup=False)
+            progress.console.print(f"run {len(trials.runs)} of {wanted}: {run.seconds:.0f} s", markup=False)
     return trials
 
 
-def _run(number: int, item: CheckedCell, engine: LocalEngine) -> Run:
+def _run(number: int, item: CheckedCell, engine: LocalEngine, progress: Progress) -> Run:
     arms = {arm: slow for arm, slow in SLOWDOWNS.items() if number % EVERY == 0 or arm not in RARE}
     samples = LatencySamples()
     started = time.monotonic()
     config = item.cell.config
-    outcome = engine.replicate("bench.worker.slowdown:measure_injected", config, (config, arms), samples, str)
+    outcome = engine.replicate(INJECTED, config, (config, arms), samples, progress.phase)
     if outcome.status is not Status.OK:
         raise UsageError(f"run {number + 1} {outcome.status}: {outcome.reason}")
     logs = {arm: tuple(own.log_ratio for own in samples.pairs if own.arm == arm) for arm in arms}

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -30,8 +30,8 @@ from bench.runner.engine import Listen
 LEAVE_SECONDS = 5.0
 """A child that has sent its result has so long to end by itself. Killed at once, it would leave behind what its
 libraries registered with the system, such as a progress bar's semaphores, and Python would warn of it."""
-LONGEST_WAIT_SECONDS = 3600.0
-"""The system can't wait for more than 24 days at once."""
+WAKE_SECONDS = 30.0
+"""A process that waits for a child wakes so often to say so: for microseconds, and too seldom to disturb a timing."""
 PRELOAD = ("bench.worker.preload",)
 STATUSES = frozenset(Status)
 
@@ -50,9 +50,10 @@ class Outcome:
 
 
 class ProcessRunner:
-    """Starts children one at a time."""
+    """Starts children one at a time. ``beat`` is called while one is awaited that has not reported for a while."""
 
-    def __init__(self, preload: Sequence[str] = PRELOAD) -> None:
+    def __init__(self, beat: Callable[[], object] = lambda: None, preload: Sequence[str] = PRELOAD) -> None:
+        self._beat = beat
         multiprocessing.get_context("forkserver").set_forkserver_preload(list(preload))
 
     def call(
@@ -73,7 +74,7 @@ class ProcessRunner:
                 with _signals_wait():
                     _start(child)
                 theirs.close()
-                outcome = _await(child, ours, time.monotonic() + limit_seconds, limit_seconds, listen)
+                outcome = _await(child, ours, limit_seconds, listen, self._beat)
             finally:
                 _kill(child)
                 ours.close()
@@ -98,13 +99,13 @@ def _start(child: Any) -> None:
         raise
 
 
-def _await(child: Any, pipe: Connection, deadline: float, limit: float, listen: Listen) -> Outcome:
-    killed_before = _oom_kills()
+def _await(child: Any, pipe: Connection, limit: float, listen: Listen, beat: Callable[[], object]) -> Outcome:
+    killed_before, deadline = _oom_kills(), time.monotonic() + limit
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
             return Outcome(Status.TIMEOUT, reason=f"took longer than {limit:g} s; raise time_limit")
-        ready = wait([pipe, child.sentinel], timeout=min(left, LONGEST_WAIT_SECONDS))
+        ready = wait([pipe, child.sentinel], timeout=min(left, WAKE_SECONDS))
         if pipe in ready or pipe.poll():  # a child may end between its last word and our look at it
             try:
                 kind, content = pipe.recv()
@@ -120,6 +121,8 @@ def _await(child: Any, pipe: Connection, deadline: float, limit: float, listen: 
         elif ready:
             child.join()
             return _crashed(child.exitcode, killed_before)
+        else:
+            beat()
 
 
 def _crashed(code: int | None, killed_before: int) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.errors import UsageError, refuse
@@ -44,7 +44,7 @@ class Summary:
 def check_cells(
     configs: Sequence[dict[str, object]],
     runner: ProcessRunner,
-    listen: Callable[[str], object],
+    progress: Progress,
     check: str = "bench.worker.check:check_all",
 ) -> list[CheckedCell]:
     """Checks every cell before the first one starts, and drops cells that are the same as another.
@@ -52,8 +52,8 @@ def check_cells(
     Raises:
         UsageError: a cell is refused; the line says how many more are.
     """
-    listen("checking every cell")
-    outcome = runner.call(check, configs, limit_seconds=CHECK_LIMIT_SECONDS)
+    with progress.task("checking every cell"):
+        outcome = runner.call(check, configs, limit_seconds=CHECK_LIMIT_SECONDS, listen=progress.phase)
     if outcome.status is not Status.OK:
         raise UsageError(f"the cells can't be checked: {outcome.reason}")
     found: list[CheckedCell | str] = outcome.value

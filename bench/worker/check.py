@@ -18,7 +18,7 @@ Checked = list[CheckedCell | str]
 
 def check_all(configs: Sequence[Mapping[str, Any]], report: Report) -> Checked:
     """Checks cells that are to run on this machine."""
-    found = _resolve_all(configs, here=True)
+    found = _resolve_all(configs, True, report)
     texts: dict[str, str | None] = {}
     for number, config in enumerate(configs):
         if isinstance(found[number], str):
@@ -26,6 +26,7 @@ def check_all(configs: Sequence[Mapping[str, Any]], report: Report) -> Checked:
         # most cells of a sweep have the same text, which takes long to read
         key = repr([config[name] for name in ("model", "data", "workload")])
         if key not in texts:
+            report("reading the text")
             texts[key] = _text_refused(read_plan(config))
         if (line := texts[key]) is not None:
             found[number] = line
@@ -34,12 +35,13 @@ def check_all(configs: Sequence[Mapping[str, Any]], report: Report) -> Checked:
 
 def check_elsewhere(configs: Sequence[Mapping[str, Any]], report: Report) -> Checked:
     """Checks cells that this machine need not be able to run, and no text."""
-    return _resolve_all(configs, here=False)
+    return _resolve_all(configs, False, report)
 
 
-def _resolve_all(configs: Sequence[Mapping[str, Any]], here: bool) -> Checked:
+def _resolve_all(configs: Sequence[Mapping[str, Any]], here: bool, report: Report) -> Checked:
     found: Checked = []
-    for config in configs:
+    for number, config in enumerate(configs, start=1):
+        report(f"checking cell {number} of {len(configs)}")
         try:
             found.append(resolve(config, here))
         except UsageError as error:
