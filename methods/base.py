@@ -12,7 +12,7 @@ from typing import Self
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.architectures import architecture_of
+from methods.architectures import sizes_of
 from methods.attached import Attached, State, base_of, freeze, mark_attached
 from methods.checkpoint import Checkpoint, PeftCheckpoint, expect, read_checkpoint
 from methods.errors import MethodError
@@ -42,11 +42,13 @@ class Method(Settings):
     def check(self, model: PreTrainedModel) -> None:
         """Refuses what `attach` would refuse, before anything is built. Only names and shapes are read.
 
+        By default a model of any family will do, as long as its sizes can be read.
+
         Raises:
-            MethodError: a setting does not fit the model, or the model's family is unknown.
+            MethodError: a setting does not fit the model, or the method needs a family that is known here.
             Unsupported: the settings are valid, but the method can't run on this model or machine.
         """
-        architecture_of(model)
+        sizes_of(model)
 
     @abstractmethod
     def count(self, model: PreTrainedModel) -> Count:

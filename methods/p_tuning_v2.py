@@ -47,6 +47,9 @@ class PTuningV2(Method):
         architecture = architecture_of(model)
         return len(architecture.layers), self.num_virtual_tokens, architecture.hidden_size
 
+    def check(self, model: PreTrainedModel) -> None:
+        architecture_of(model)  # which modules are the layers, one after another, is known of these families
+
     def count(self, model: PreTrainedModel) -> Count:
         layers, k, d = self.shape(model)
         return Count(trained=layers * k * d, shipped=layers * k * d)

@@ -51,7 +51,7 @@ class PrefixTuning(Method):
         return len(architecture.layers), 2, self.num_virtual_tokens, architecture.kv_size
 
     def check(self, model: PreTrainedModel) -> None:
-        super().check(model)
+        architecture_of(model)  # what layers keep in their caches is known of these families
         if recomputes_activations(model):
             raise Unsupported("prefix tuning can't train with gradient checkpointing, which drops its cache")
 

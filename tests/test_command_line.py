@@ -16,6 +16,7 @@ from bench.errors import UsageError
 from bench.records.record import SCHEMA_VERSION, Status
 from bench.records.results import CheckedCell
 from bench.records.store import Store
+from bench.runner.sweep import refuse_if_none
 from bench.worker.check import check_all
 from bench.workload.plan import read_plan
 from tests.command import Done, here, really, refused
@@ -29,14 +30,16 @@ def resolve(arguments: Sequence[str], single: bool = False) -> list[CheckedCell]
     """The cells of a command, checked as the command would.
 
     Raises:
-        UsageError: the first that is refused.
+        UsageError: the first that is refused, or why none can be run.
     """
     (sweep,) = [compose_run(arguments)] if single else compose_multirun(arguments)
     found = check_all(sweep.cells, str)
     for item in found:
         if isinstance(item, str):
             raise UsageError(item)
-    return [item for item in found if isinstance(item, CheckedCell)]
+    cells = [item for item in found if isinstance(item, CheckedCell)]
+    refuse_if_none([item.skip for item in cells])
+    return cells
 
 
 def test_the_default_study_has_every_method() -> None:
@@ -136,7 +139,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "rank of a word": (["method=lora", "method.rank=four"], ["rank", "four"]),
     "no rank": (["method=lora", "method.rank=null"], ["rank"]),
     "rank larger than the layer": (["method=lora", "method.rank=1000"], ["rank 1000", "128"]),
-    "one bad cell of many": (["method=lora", "method.rank=4,8,1000"], ["rank 1000"]),
+    "one bad cell of many": (["method=lora", "method.rank=4,8,-1"], ["rank", "-1"]),
     "bottleneck 0": (["method=adapter", "method.bottleneck=0"], ["bottleneck", "0"]),
     "bottleneck too large": (["method=adapter", "method.bottleneck=300"], ["bottleneck 300", "256"]),
     "no virtual tokens": (["method=prefix_tuning", "method.num_virtual_tokens=0"], ["num_virtual_tokens", "0"]),

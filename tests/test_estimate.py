@@ -207,14 +207,13 @@ def test_nothing_is_left_behind() -> None:
 
 
 def test_a_card_need_not_be_there() -> None:
-    """A cell with device=cuda is estimated on any machine, and still refused where it would run."""
+    """A cell with device=cuda is estimated on any machine, and still skipped where it would run."""
     config = configure("lora", "device=cuda")
     (found,) = check_elsewhere([config], str)
     assert not isinstance(found, str) and found.skip is None
     assert estimated_peak(estimated(config)).total_bytes > 0
     if not torch.cuda.is_available():
-        with pytest.raises(UsageError, match="sees no CUDA device"):
-            resolve(config)
+        assert "sees no CUDA device" in str(resolve(config).skip)
 
 
 def test_adamw_has_temporaries_of_all_weights_on_cuda() -> None:

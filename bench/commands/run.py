@@ -10,14 +10,14 @@ from pathlib import Path
 
 from bench.commands.output import OK, VERDICT, console, publish
 from bench.config.schema import Sweep
-from bench.errors import UsageError, refuse
+from bench.errors import UsageError
 from bench.records.record import Status
 from bench.records.results import CheckedCell
 from bench.records.store import Store
 from bench.runner.local import LocalEngine
 from bench.runner.process import ProcessRunner
 from bench.runner.progress import Progress
-from bench.runner.sweep import Summary, check_cells, run_sweep
+from bench.runner.sweep import Summary, check_cells, refuse_if_none, run_sweep
 
 TRACE = "bench.worker.trace:trace"
 
@@ -69,9 +69,7 @@ def _check(sweep: Sweep, runner: ProcessRunner, progress: Progress) -> list[Chec
     from bench.report.published import published
 
     published(sweep.study)
-    cells = check_cells(sweep.cells, runner, progress)
-    _refuse_if_none([item.skip for item in cells])
-    return cells
+    return check_cells(sweep.cells, runner, progress)
 
 
 def _run(
@@ -89,7 +87,7 @@ def _run(
     if summary.left == len(cells):
         place.print(f"{sweep.study}: no time was left for a cell; the same command goes on", markup=False)
         return OK
-    _refuse_if_none([record.reason if record.status is Status.SKIPPED else None for record in summary.records])
+    refuse_if_none([record.reason if record.status is Status.SKIPPED else None for record in summary.records])
     if sweep.profile:
         _trace(summary, store, runner, sweep.time_limit, progress)
     from bench.report.records import records_report
@@ -98,12 +96,6 @@ def _run(
     publish(records_report(summary.records), "text", None)
     _close(summary, store, progress)
     return VERDICT if summary.failed else OK
-
-
-def _refuse_if_none(skips: Sequence[str | None]) -> None:
-    """A sweep goes on past a cell that can't be run. If none can be run, something must be corrected."""
-    if None not in skips:
-        refuse(reason for reason in skips if reason is not None)
 
 
 def _trace(summary: Summary, store: Store, runner: ProcessRunner, limit: float, progress: Progress) -> None:

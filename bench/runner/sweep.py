@@ -50,7 +50,7 @@ def check_cells(
     """Checks every cell before the first one starts, and drops cells that are the same as another.
 
     Raises:
-        UsageError: a cell is refused; the line says how many more are.
+        UsageError: something that was typed is wrong, or no cell can be run; the line says how many more are like it.
     """
     with progress.task("checking every cell"):
         outcome = runner.call(check, configs, limit_seconds=CHECK_LIMIT_SECONDS, listen=progress.phase)
@@ -59,7 +59,20 @@ def check_cells(
     found: list[CheckedCell | str] = outcome.value
     refuse(item for item in found if isinstance(item, str))
     unique = {item.cell.id: item for item in found if isinstance(item, CheckedCell)}
+    refuse_if_none([item.skip for item in unique.values()])
     return list(unique.values())
+
+
+def refuse_if_none(skips: Sequence[str | None]) -> None:
+    """A sweep goes on past a cell that can't be run. If none can be run, something must be corrected.
+
+    ``skips``: for each cell why it is skipped, None for one that is not.
+
+    Raises:
+        UsageError: all are skipped.
+    """
+    if None not in skips:
+        refuse(reason for reason in skips if reason is not None)
 
 
 def run_sweep(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bench.config.sources import SourceError
@@ -10,26 +11,26 @@ from bench.errors import UsageError
 from bench.records.results import CheckedCell
 from bench.worker.setup import Report, load_text
 from bench.workload.plan import Plan, read_plan
-from bench.workload.resolve import resolve
+from bench.workload.resolve import reason_of, resolve
 
 Checked = list[CheckedCell | str]
-"""For each cell what was found, or the line that says why it is refused."""
+"""For each cell what was found, or the line that says what the person who typed the command must correct."""
 
 
 def check_all(configs: Sequence[Mapping[str, Any]], report: Report) -> Checked:
     """Checks cells that are to run on this machine."""
-    found = _resolve_all(configs, True, report)
-    texts: dict[str, str | None] = {}
-    for number, config in enumerate(configs):
-        if isinstance(found[number], str):
+    texts: dict[str, Text] = {}
+    found: Checked = []
+    for item, config in zip(_resolve_all(configs, True, report), configs, strict=True):
+        if isinstance(item, str) or item.skip is not None:
+            found.append(item)
             continue
         # most cells of a sweep have the same text, which takes long to read
         key = repr([config[name] for name in ("model", "data", "workload")])
         if key not in texts:
             report("reading the text")
-            texts[key] = _text_refused(read_plan(config))
-        if (line := texts[key]) is not None:
-            found[number] = line
+            texts[key] = _check_text(read_plan(config))
+        found.append(texts[key].refused or CheckedCell(item.cell, texts[key].skip))
     return found
 
 
@@ -49,9 +50,21 @@ def _resolve_all(configs: Sequence[Mapping[str, Any]], here: bool, report: Repor
     return found
 
 
-def _text_refused(plan: Plan) -> str | None:
+@dataclass(frozen=True)
+class Text:
+    """What is wrong with a text, if anything is."""
+
+    refused: str | None = None
+    """What the person who typed the command must correct."""
+    skip: str | None = None
+    """Why the cells with this text can't be run."""
+
+
+def _check_text(plan: Plan) -> Text:
     try:
         load_text(plan)
     except SourceError as error:
-        return f"{plan.data.name}: {error}"
-    return None
+        return Text(refused=f"{plan.data.name}: {error}")
+    except Exception as error:  # the trouble of these cells, whatever it is, must not end the sweep
+        return Text(skip=f"{plan.data.name}: {reason_of(error)}")
+    return Text()

@@ -17,12 +17,13 @@ from bench.config.schema import (
     DeviceType,
     Execution,
 )
+from bench.config.sources import SourceError
 from bench.errors import UsageError
 from bench.records.cell import Cell, Reference
 from bench.records.results import CheckedCell
 from bench.workload.models import meta_model
 from bench.workload.plan import Plan, read_plan
-from methods import Method, MethodError, Unsupported
+from methods import Method, Unsupported
 from methods.architectures import sizes_of
 from methods.compat import recompute_activations
 
@@ -30,20 +31,26 @@ from methods.compat import recompute_activations
 def resolve(config: Mapping[str, Any], here: bool = True) -> CheckedCell:
     """Checks everything about a cell that can be known without weights, and gives it its identity.
 
+    What this model or this machine can't run is a cell with the reason why it is skipped.
+
     ``here``: whether it is to run on this machine, which must then have its device.
 
     Raises:
-        UsageError: something that the person who typed the command must correct.
+        UsageError: something that the person who typed the command must correct, whatever the model.
     """
     plan = read_plan(config)
-    if here:
-        _check_device(plan)
     _check_backend(plan)
-    cell = _identity(config, plan)
-    method = plan.method
+    return CheckedCell(_identity(config, plan), skip=_why_not(plan, here))
+
+
+def _why_not(plan: Plan, here: bool) -> str | None:
+    """Why a cell can't run, in one line; None if nothing is known that speaks against it.
+
+    Raises:
+        UsageError: there is no such model.
+    """
     try:
-        if plan.runtime.execution is Execution.cudagraph and plan.device.type is not DeviceType.cuda:
-            raise Unsupported("runtime.execution=cudagraph needs device=cuda")
+        _check_device(plan, here)
         model = meta_model(plan.model)
         if plan.workload.gradient_checkpointing:
             recompute_activations(model)
@@ -51,10 +58,18 @@ def resolve(config: Mapping[str, Any], here: bool = True) -> CheckedCell:
             method.check(model)
             _check_positions(plan, method, sizes_of(model).max_positions)
     except Unsupported as reason:
-        return CheckedCell(cell, skip=str(reason))
-    except (MethodError, ValueError) as error:
-        raise UsageError(f"{plan.model.label}, {method.title}: {' '.join(str(error).split())}") from error
-    return CheckedCell(cell, skip=None)
+        return str(reason)
+    except SourceError as error:
+        raise UsageError(str(error)) from error
+    except Exception as error:  # one cell's trouble, whatever it is, must not end the sweep
+        return reason_of(error)
+    return None
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one line. The message of a `ValueError` is a sentence; of other kinds the name is needed, too."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text or 'no reason given'}"
 
 
 def _identity(config: Mapping[str, Any], plan: Plan) -> Cell:
@@ -96,9 +111,11 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
-def _check_device(plan: Plan) -> None:
-    if plan.device.type is DeviceType.cuda and not torch.cuda.is_available():
-        raise UsageError("device=cuda: torch sees no CUDA device on this machine; use device=cpu")
+def _check_device(plan: Plan, here: bool) -> None:
+    if plan.runtime.execution is Execution.cudagraph and plan.device.type is not DeviceType.cuda:
+        raise Unsupported("runtime.execution=cudagraph needs device=cuda")
+    if here and plan.device.type is DeviceType.cuda and not torch.cuda.is_available():
+        raise Unsupported("device=cuda: torch sees no CUDA device on this machine; use device=cpu")
 
 
 def _check_backend(plan: Plan) -> None:
@@ -108,7 +125,11 @@ def _check_backend(plan: Plan) -> None:
 
 
 def _check_positions(plan: Plan, method: Method, room: int | None) -> None:
-    """Refuses sequences longer than the model's positions, and skips a method whose virtual tokens make them so."""
+    """Refuses sequences longer than the model's positions, with a method's virtual tokens or without.
+
+    Raises:
+        Unsupported: naming the setting, the positions that are needed and those that the model has.
+    """
     if room is None:
         return
     # a decode block grows the cache beyond the prompt
@@ -118,7 +139,7 @@ def _check_positions(plan: Plan, method: Method, room: int | None) -> None:
     }
     for key, length in lengths.items():
         if length > room:
-            raise UsageError(
+            raise Unsupported(
                 f"{key}: {length} positions are needed and {plan.model.label} has {room}; use a shorter one"
             )
         if length + method.virtual_tokens > room:

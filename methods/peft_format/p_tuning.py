@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.architectures import architecture_of, embedding_shape
+from methods.architectures import embedding_shape, sizes_of
 from methods.checkpoint import PeftCheckpoint
 from methods.p_tuning import PTuning, PTuningAttached
 from methods.peft_format.virtual_tokens import prompt_checkpoint, read_prompt, refuse_unknown_prompt
@@ -22,7 +22,7 @@ ENCODER_KEYS = (ENCODER, ENCODER_WIDTH, "encoder_num_layers", "encoder_dropout")
 def to_peft(attached: PTuningAttached) -> PeftCheckpoint:
     """The vectors [k, d] that the encoder makes now, or made when training ended."""
     model, method = attached.base, cast(PTuning, attached.method)
-    width, heads = embedding_shape(model)[1], architecture_of(model).heads
+    width, heads = embedding_shape(model)[1], sizes_of(model).heads
     encoder = {ENCODER: method.encoder.value.upper(), ENCODER_WIDTH: method.width(model)}
     return prompt_checkpoint(model, PEFT_TYPE, attached.shipped()["prompt"], width, heads, **encoder)
 

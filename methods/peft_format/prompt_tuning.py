@@ -8,7 +8,7 @@ from typing import cast
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.architectures import architecture_of, embedding_shape
+from methods.architectures import embedding_shape, sizes_of
 from methods.checkpoint import PeftCheckpoint
 from methods.peft_format.virtual_tokens import prompt_checkpoint, read_prompt, refuse_unknown_prompt
 from methods.prompt_tuning import Init, PromptAttached, PromptTuning
@@ -23,7 +23,7 @@ INIT_KEYS = ("prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or
 def to_peft(attached: PromptAttached) -> PeftCheckpoint:
     """The vectors [k, d] as they stand before the input."""
     model, init = attached.base, cast(PromptTuning, attached.method).init
-    width, heads = embedding_shape(model)[1], architecture_of(model).heads
+    width, heads = embedding_shape(model)[1], sizes_of(model).heads
     return prompt_checkpoint(
         model, PEFT_TYPE, attached.shipped()["prompt"], width, heads, prompt_tuning_init=INITS[init]
     )

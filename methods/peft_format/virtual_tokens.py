@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.architectures import architecture_of
+from methods.architectures import sizes_of
 from methods.checkpoint import PeftCheckpoint, expect
 from methods.errors import MethodError
 from methods.peft_format.config import USE_PEFT, config_head, refuse_unknown
@@ -27,7 +27,7 @@ def prompt_checkpoint(
     sizes = {
         "num_virtual_tokens": len(prompt),
         "token_dim": width,
-        "num_layers": len(architecture_of(model).layers),
+        "num_layers": len(sizes_of(model).layers),
         "num_attention_heads": heads,
         "num_transformer_submodules": 1,
     }
