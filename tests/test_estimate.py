@@ -41,7 +41,7 @@ from bench.worker.estimate import EstimateTrainer, estimate_cell
 from bench.workload.models import load_model, meta_model
 from bench.workload.plan import read_plan
 from bench.workload.resolve import resolve
-from bench.workload.training import Trainer
+from bench.workload.training import Trainer, attach_to_train
 from methods import Unsupported
 from tests import command
 from tests.fakes import make_cell, make_record
@@ -80,7 +80,7 @@ def measured(config: dict[str, Any]) -> tuple[MemoryPeak, int]:
     """Peak and FLOPs of a real step."""
     plan = read_plan(config)
     model = load_model(plan.model, "cpu", 0)
-    attached = plan.method.attach(model)
+    attached = attach_to_train(plan, plan.method, model)
     attached.model.train()
     work = plan.workload
     ids = torch.randint(3, 60, (work.train_steps * work.train_batch_size, work.train_length))
@@ -111,7 +111,7 @@ def test_on_every_family(method: str, family: str) -> None:
     check_equal(configure(method, family=family))
 
 
-@pytest.mark.parametrize("method", ["lora", "adapter", "p_tuning_v2"])
+@pytest.mark.parametrize("method", ["lora", "adapter", "p_tuning_v2", "peft_lora"])
 def test_activations_that_are_computed_again(method: str) -> None:
     """The trainer does gradient checkpointing, and so does the estimate."""
     kept = configure(method)

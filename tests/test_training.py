@@ -11,8 +11,11 @@ from bench.config.compose import compose_run
 from bench.instruments.allocator import AllocatorPeak, reconcile
 from bench.instruments.memory import BLOCK_BYTES, Category, MemoryPeak, StorageTracker
 from bench.workload.plan import Plan, read_plan
-from bench.workload.training import Trainer
+from bench.workload.training import Trainer, attach_to_train
+from methods import Method, Unsupported
 from methods.lora import Lora
+from methods.peft import Peft
+from methods.prefix_tuning import PrefixTuning
 from tests.families import build
 from tests.test_conformance import tokens
 
@@ -23,7 +26,9 @@ def plan_of(*overrides: str) -> Plan:
 
 def trainer(*overrides: str) -> Trainer:
     torch.manual_seed(0)
-    return Trainer(plan_of(*overrides), Lora(rank=4).attach(build("llama").train()), tokens(batch=8, length=40))
+    plan = plan_of(*overrides)
+    attached = attach_to_train(plan, Lora(rank=4), build("llama").train())
+    return Trainer(plan, attached, tokens(batch=8, length=40))
 
 
 @dataclass
@@ -86,3 +91,14 @@ def test_computing_activations_again_saves_them() -> None:
             name = f"{category}_bytes"
             assert getattr(peaks[0], name) == getattr(peaks[1], name)
     assert again.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "method", [PrefixTuning(), Peft(type="PREFIX_TUNING", config={"num_virtual_tokens": 4})], ids=["ours", "peft"]
+)
+def test_a_method_that_can_not_recompute_finds_out_as_it_attaches(method: Method) -> None:
+    """Recomputation is on before a method is attached: one that loses its cache then says so, and trains nothing."""
+    with pytest.raises(Unsupported, match="gradient checkpointing"):
+        attach_to_train(plan_of("workload.gradient_checkpointing=on"), method, build("llama"))
+    attach_to_train(plan_of(), method, build("llama"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from bench.workload.corpus import Corpus
 from bench.workload.models import meta_model
 from bench.workload.plan import Plan, read_plan
 from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject
-from bench.workload.training import Trainer
+from bench.workload.training import Trainer, attach_to_train
 from methods import Attached, Unsupported
 from methods.architectures import sizes_of
 
@@ -73,10 +73,6 @@ class EstimateTrainer(Trainer):
             self.tracked_step()
         return self._peaks[batch, length].rounded_bytes
 
-    def recomputing(self) -> AbstractContextManager[Any]:
-        # torch's backward pass disables function modes
-        return CudaKernels() if self.plan.device.type is DeviceType.cuda else nullcontext()
-
     def _number(self, loss: Tensor) -> float:
         return 0.0
 
@@ -98,7 +94,9 @@ def estimate_cell(config: Mapping[str, Any], request: Request, report: Report) -
         if request.control:
             _probe(BaseSubject(plan, base, corpus), found)
         try:
-            attached = plan.method.attach(base)
+            # torch's backward pass disables function modes
+            recomputing = CudaKernels if plan.device.type is DeviceType.cuda else nullcontext
+            attached = attach_to_train(plan, plan.method, base, recomputing)
             attached.model.train()
             report("training")
             trainer = EstimateTrainer(plan, attached)

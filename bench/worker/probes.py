@@ -24,7 +24,7 @@ from bench.workload.corpus import Corpus
 from bench.workload.models import load_model
 from bench.workload.plan import Plan
 from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject
-from bench.workload.training import Trainer
+from bench.workload.training import Trainer, attach_to_train
 from methods import Attached, Unsupported
 from methods.architectures import embedding_shape, sizes_of
 
@@ -66,7 +66,7 @@ def _train(plan: Plan, corpus: Corpus, checkpoint: Path, results: ProbeResults, 
     _probe(BaseSubject(plan, base, corpus), results, report)
     untouched = _logits(base, corpus)
     torch.manual_seed(plan.seed)
-    attached = plan.method.attach(base)
+    attached = attach_to_train(plan, plan.method, base)
     attached.model.eval()
     error = _distance(untouched, _logits(attached.model, corpus))
     del untouched  # a large vocabulary's logits would count as memory of the training

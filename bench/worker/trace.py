@@ -13,7 +13,7 @@ from bench.instruments.steps import Decode
 from bench.worker.setup import Report, load_text, start
 from bench.workload.models import load_model
 from bench.workload.subject import prompt_of
-from bench.workload.training import Trainer
+from bench.workload.training import Trainer, attach_to_train
 
 WARM_STEPS = 2
 
@@ -22,7 +22,7 @@ def trace(config: Mapping[str, Any], folder: str, report: Report) -> list[str]:
     """Writes ``FOLDER/train.*.pt.trace.json`` and ``decode.*``, where TensorBoard's profiler plugin finds them."""
     plan = start(config)
     corpus = load_text(plan)
-    attached = plan.method.attach(load_model(plan.model, plan.torch_device, plan.seed))
+    attached = attach_to_train(plan, plan.method, load_model(plan.model, plan.torch_device, plan.seed))
     model = attached.model
     trainer = Trainer(plan, attached, corpus.train.to(plan.torch_device))
     report("tracing a training step")

@@ -16,7 +16,7 @@ from bench.worker.copies import copy_of, fits, weight_bytes
 from bench.worker.setup import random_tokens, timing_config
 from bench.workload.plan import Plan
 from bench.workload.subject import prompt_of
-from bench.workload.training import Trainer
+from bench.workload.training import Trainer, attach_to_train
 from methods import Method, MethodError
 
 WARMUP_STEPS = 2
@@ -77,7 +77,7 @@ def _steps(
     for arm in rng.sample(list(methods), len(methods)):
         method, rate = methods[arm]
         torch.manual_seed(plan.seed)
-        attached = method.attach(copy_of(base, share))
+        attached = attach_to_train(plan, method, copy_of(base, share))
         attached.model.train()
         steps[arm] = TrainSteps(Trainer(plan, attached, tokens.to(plan.torch_device), rate))
     return steps

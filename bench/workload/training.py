@@ -16,12 +16,32 @@ from bench.instruments.memory import MemoryPeak, training_step_peak
 from bench.instruments.structure import StructureCounter
 from bench.instruments.timing import clock_for
 from bench.workload.plan import Plan
-from methods import Attached
+from methods import Attached, Method
 from methods.compat import recompute_activations
 
 
 class Diverged(RuntimeError):
     """The training loss is no longer a number."""
+
+
+def attach_to_train(
+    plan: Plan,
+    method: Method,
+    base: PreTrainedModel,
+    recomputing: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Attached:
+    """Attaches a method that is to train.
+
+    Recomputation is switched on first, because some methods can't train with it and look for it as they attach.
+
+    ``recomputing``: the context in which layers recompute their activations for the backward pass.
+
+    Raises:
+        MethodError: see `methods.base.Method.attach`.
+    """
+    if plan.workload.gradient_checkpointing:
+        recompute_activations(base, recomputing)
+    return method.attach(base)
 
 
 class Trainer:
@@ -35,8 +55,6 @@ class Trainer:
         """``sequences``: int64 [steps x batch, T], already on the device. ``learning_rate``: None for the plan's."""
         self.plan = plan
         self.attached = attached
-        if plan.workload.gradient_checkpointing:
-            recompute_activations(attached.base, self.recomputing)
         self.parameters = list(attached.trained().values())
         self.learning_rate = plan.learning_rate if learning_rate is None else learning_rate
         self.optimizer = torch.optim.AdamW(self.parameters, lr=self.learning_rate, weight_decay=0.0)
@@ -44,10 +62,6 @@ class Trainer:
         self.clock = clock_for(plan.torch_device)
         self.losses: list[float] = []
         self.timed_seconds: list[float] = []
-
-    def recomputing(self) -> AbstractContextManager[Any]:
-        """The context in which layers recompute their activations for the backward pass."""
-        return nullcontext()
 
     @property
     def tokens_per_step(self) -> int:
