@@ -23,11 +23,14 @@ from methods.base import Attached, Count, Method
 from methods.checkpoint import expect
 from methods.errors import MethodError, Unsupported
 from methods.peft_library import library, refusals
-from methods.peft_model import ADAPTER, PeftAttached, tensors_of, try_out
+from methods.peft_model import PeftAttached, tensors_of, try_out
+from methods.peft_resolve import ADAPTER, plain, refuse_idle, rehearse, resolve
 from methods.validators import Options, PositiveInt
 
 SIZES = ("num_virtual_tokens", "target_r", "r", "rank", "n_frequency", "oft_block_size", "block_size")
 """Keys of peft's configurations that say how large a method is. The first one that a configuration sets counts."""
+SAVED_OTHERWISE = {"inference_mode"}
+"""Keys whose value in a checkpoint is not the one that the method was trained with."""
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -91,7 +94,10 @@ class Peft(Method):
             return kinds[self.type](**given)
 
     def check(self, model: PreTrainedModel) -> None:
-        self.configuration()
+        with refusals(self.type):
+            wrapped = rehearse(model, self.configuration)
+            if wrapped is not None:
+                refuse_idle(model, self.config, wrapped)
 
     def count(self, model: PreTrainedModel) -> Count:
         raise Unsupported("there is no formula for the parameters of peft's methods; attach the method and count them")
@@ -101,26 +107,30 @@ class Peft(Method):
             raise MethodError(f"{path} is not a checkpoint of peft: it has no {' and no '.join(lacking)}")
         with mark_attached(model, self.name):
             own = tensors_of(model)
+            with refusals(self.type):
+                asked = resolve(model, self.configuration)
             with refusals(self.type), warnings.catch_warnings():
                 # missing keys, of which it warns, are an error below
                 warnings.filterwarnings("ignore", message="Found missing adapter keys")
                 wrapped = library().PeftModel.from_pretrained(model, str(path))
             attached = PeftAttached(self, self.type, model, wrapped, own)
             with attached.or_undone():
-                self._expect(wrapped.peft_config[ADAPTER], path)
+                self._expect(asked, wrapped.peft_config[ADAPTER], path)
                 stored = load_file(path / FILES[1])
                 expect(stored, {name: tuple(t.shape) for name, t in attached.shipped().items()}, f"peft {self.type}")
                 attached.prepare_for_inference()
                 attached.call_as_generate_does()
             return attached
 
-    def _expect(self, found: Any, path: Path) -> None:
-        """Refuses a folder of another type, or of other values of the keys in ``config``."""
+    def _expect(self, asked: Any, found: Any, path: Path) -> None:
+        """Refuses a folder of another type, or of other values of the keys in ``config``.
+
+        Values are compared as peft resolves them for this model: a checkpoint holds nothing else.
+        """
         if (kind := str(found.peft_type.value)) != self.type:
             raise MethodError(f"{path} is a checkpoint of peft's {kind}, not of {self.type}")
-        mine = self.configuration()
-        for key in self.config:
-            wanted, there = (_plain(getattr(one, key, None)) for one in (mine, found))
+        for key in self.config.keys() - SAVED_OTHERWISE:
+            wanted, there = (plain(getattr(one, key, None)) for one in (asked, found))
             if wanted != there:
                 raise MethodError(f"{path} was made with {key} {there}, not {wanted}")
 
@@ -150,11 +160,6 @@ def _kinds() -> dict[str, Any]:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     return {str(kind.value): config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-
-
-def _plain(value: Any) -> Any:
-    """A value of a configuration as it is after being saved and loaded: peft turns lists into sets."""
-    return sorted(map(str, value)) if isinstance(value, list | tuple | set) else getattr(value, "value", value)
 
 
 def _hint(word: str, known: list[str]) -> str:

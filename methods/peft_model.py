@@ -16,9 +16,7 @@ from methods.compat import OLD_CACHE_NAME, cache_argument
 from methods.errors import MethodError, Unsupported
 from methods.peft_format.config import INITS_THAT_KEEP_THE_BASE
 from methods.peft_library import library, refusals
-
-ADAPTER = "default"
-"""The name that peft gives an adapter that nobody has named."""
+from methods.peft_resolve import ADAPTER
 
 
 class PeftAttached(Attached):
