@@ -23,7 +23,7 @@ from methods.base import Attached, Count, Method
 from methods.checkpoint import expect
 from methods.errors import MethodError, Unsupported
 from methods.peft_library import library, refusals
-from methods.peft_model import PeftAttached, tensors_of, try_out
+from methods.peft_model import PeftAttached, own_storage, tensors_of, try_out
 from methods.peft_resolve import ADAPTER, plain, refuse_idle, rehearse, resolve
 from methods.validators import Options, PositiveInt
 
@@ -106,9 +106,11 @@ class Peft(Method):
         if lacking := [name for name in FILES if not (path / name).is_file()]:
             raise MethodError(f"{path} is not a checkpoint of peft: it has no {' and no '.join(lacking)}")
         with mark_attached(model, self.name):
-            own = tensors_of(model)
             with refusals(self.type):
                 asked = resolve(model, self.configuration)
+            if getattr(asked, "bias", "none") != "none":  # peft then loads into the base's own biases, in place
+                own_storage(model, [one for name, one in model.named_parameters() if name.endswith("bias")])
+            own = tensors_of(model)
             with refusals(self.type), warnings.catch_warnings():
                 # missing keys, of which it warns, are an error below
                 warnings.filterwarnings("ignore", message="Found missing adapter keys")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -113,19 +114,23 @@ class PeftAttached(Attached):
             self.model = self.wrapped.merge_and_unload()
 
     def _own_storage(self) -> None:
-        """Copies the weights that a merge changes: peft changes them in place, and another model may share them."""
+        """Copies the weights that a merge changes: peft changes them in place, and another model may share them.
+
+        Places of the model that share a weight share the copy: what a merge does to one of them, it does to the others.
+        """
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         layers: list[Any] = [layer for layer in self.wrapped.modules() if isinstance(layer, BaseTunerLayer)]
-        for module in {id(module): module for layer in layers for module in layer.modules()}.values():
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                if id(parameter) in self.own:
-                    setattr(module, name, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+        parameters = (parameter for layer in layers for parameter in layer.parameters())
+        self.own |= own_storage(self.wrapped, [one for one in parameters if id(one) in self.own])
 
     def detach(self) -> None:
-        start = getattr(self.wrapped.peft_config[ADAPTER], "init_lora_weights", True)
+        config = self.wrapped.peft_config[ADAPTER]
+        start, bias = getattr(config, "init_lora_weights", True), getattr(config, "bias", "none")
         if start not in INITS_THAT_KEEP_THE_BASE:
             raise MethodError(f"init_lora_weights {start} changed the base weights; load them again")
+        if bias != "none":
+            raise MethodError(f"bias {bias} trains the base's own biases; load them again")
         super().detach()
 
     def _detach(self) -> None:
@@ -176,6 +181,17 @@ class Prompted(nn.Module):
 def tensors_of(model: nn.Module) -> set[int]:
     """Identities of the model's own tensors, to tell them from those that peft adds."""
     return {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+
+
+def own_storage(model: nn.Module, parameters: Iterable[nn.Parameter]) -> set[int]:
+    """Puts a copy of each of ``parameters`` into every place in ``model``, and returns the identities of the copies."""
+    # a deep copy of a quantized weight keeps its kind
+    copies = {id(one): copy.deepcopy(one).requires_grad_(False) for one in dict.fromkeys(parameters)}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if (own := copies.get(id(parameter))) is not None:
+                setattr(module, name, own)
+    return {id(one) for one in copies.values()}
 
 
 def _name_task(_module: nn.Module, args: tuple[Any, ...], call: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:

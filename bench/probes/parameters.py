@@ -7,7 +7,7 @@ from functools import partial
 
 from bench.records.metrics import Better, Metric, Scope, Unit
 from bench.records.record import MERGED, Measurement, Missing
-from bench.workload.subject import BaseSubject, ServedSubject, TrainingSubject
+from bench.workload.subject import BaseSubject, ServedSubject, TrainingSubject, parameter_count
 
 _count = partial(Metric, unit=Unit.PARAMETERS, better=Better.LOWER)
 METRICS = (
@@ -34,25 +34,26 @@ NEEDS_DATA = False
 
 def measure_base(subject: BaseSubject) -> Iterator[Measurement | Missing]:
     """The base's own."""
-    yield Measurement("total_parameters", sum(p.numel() for p in subject.base.parameters()), subject.state)
+    yield Measurement("total_parameters", parameter_count(subject.base.parameters()), subject.state)
     yield Measurement("resident_parameters", 0, subject.state)
 
 
 def measure_training(subject: TrainingSubject) -> Iterator[Measurement | Missing]:
     """What trains, and all there is meanwhile."""
-    own = subject.attached.trained()
-    trained = sum(parameter.numel() for parameter in own.values())
-    # what trains may be the base itself, which must not be counted twice
-    is_base = {id(p) for p in own.values()} == {id(p) for p in subject.attached.base.parameters()}
-    yield Measurement("trained_parameters", trained, subject.state)
-    yield Measurement("total_parameters", subject.base_parameters + (0 if is_base else trained), subject.state)
+    attached = subject.attached
+    trained = [*attached.trained().values()]
+    yield Measurement("trained_parameters", parameter_count(trained), subject.state)
+    # what trains may be the base's own, or stand beside the model
+    total = parameter_count([*attached.model.parameters(), *trained])
+    yield Measurement("total_parameters", total, subject.state)
 
 
 def measure_served(subject: ServedSubject) -> Iterator[Measurement | Missing]:
-    """What is shipped and what stays in memory; once the method is merged, only the base is left."""
+    """What is shipped and what stays in memory; once the method is merged, what the model has more than the base."""
     if subject.state == MERGED:
-        yield Measurement("resident_parameters", 0, subject.state)
-        yield Measurement("total_parameters", subject.base_parameters, subject.state)
+        total = parameter_count(subject.model.parameters())
+        yield Measurement("resident_parameters", total - subject.base_parameters, subject.state)
+        yield Measurement("total_parameters", total, subject.state)
         return
     attached = subject.attached
     yield Measurement("shipped_parameters", sum(t.numel() for t in attached.shipped().values()), subject.state)

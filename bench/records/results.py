@@ -37,6 +37,12 @@ class ProbeResults:
         else:
             self.missing.append(found)
 
+    def extend(self, other: ProbeResults) -> None:
+        """Adds what was found of one more state."""
+        self.measurements += other.measurements
+        self.missing += other.missing
+        self.warnings += other.warnings
+
 
 @dataclass
 class LatencySamples:

@@ -23,7 +23,7 @@ from bench.worker.setup import Report
 from bench.workload.corpus import Corpus
 from bench.workload.models import meta_model
 from bench.workload.plan import Plan, read_plan
-from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject
+from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject, parameter_count
 from bench.workload.training import Trainer, attach_to_train
 from methods import Attached, Unsupported
 from methods.architectures import sizes_of
@@ -88,7 +88,7 @@ def estimate_cell(config: Mapping[str, Any], request: Request, report: Report) -
     with fake_tensors(plan.device.type is DeviceType.cuda):
         report("building")
         base = meta_model(plan.model, STAND_IN)
-        parameters = sum(parameter.numel() for parameter in base.parameters())
+        parameters = parameter_count(base.parameters())
         most = sizes_of(base).max_positions
         corpus = _corpus(plan)
         if request.control:

@@ -6,7 +6,8 @@ Functions of this room are called in a fresh process by `bench.runner.process`. 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bench.config.sources import Dtype
 from bench.probes.registry import measure, probes
 from bench.records.record import MERGED, UNMERGED, Measurement, Missing
 from bench.records.results import ProbeResults
+from bench.worker.merging import MergedOutputs, Tie, WrongMerge, check_saved, lacking_room, merge, save_merged, ties_of
+from bench.worker.outputs import ROUNDING, distance, logits
 from bench.worker.setup import CHECKPOINT, Report, load_text, start
 from bench.workload.corpus import Corpus
 from bench.workload.models import load_model
 from bench.workload.plan import Plan
-from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject
+from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject, parameter_count
 from bench.workload.training import Trainer, attach_to_train
 from methods import Attached, Unsupported
 from methods.architectures import embedding_shape, sizes_of
-
-ROUNDING = {Dtype.float32: 1e-4, Dtype.bfloat16: 1e-1}
-"""The largest error that rounding explains, by dtype. A merge with a larger one is wrong and gets no row."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +61,13 @@ def _train(plan: Plan, corpus: Corpus, checkpoint: Path, results: ProbeResults, 
     """Measures the base and the training, and saves the method."""
     base = load_model(plan.model, plan.torch_device, plan.seed)
     results.metadata["model"] = _shape(base)
-    parameters = sum(parameter.numel() for parameter in base.parameters())
+    parameters = parameter_count(base.parameters())
     _probe(BaseSubject(plan, base, corpus), results, report)
-    untouched = _logits(base, corpus)
+    untouched = logits(base, corpus)
     torch.manual_seed(plan.seed)
     attached = attach_to_train(plan, plan.method, base)
     attached.model.eval()
-    error = _distance(untouched, _logits(attached.model, corpus))
+    error = distance(untouched, logits(attached.model, corpus))
     del untouched  # a large vocabulary's logits would count as memory of the training
     attached.model.train()
     trainer = Trainer(plan, attached, corpus.train.to(plan.torch_device))
@@ -86,15 +85,16 @@ def _train(plan: Plan, corpus: Corpus, checkpoint: Path, results: ProbeResults, 
     report("saving")
     attached.prepare_for_inference()
     attached.model.eval()
-    return Trained(attached.save(checkpoint), _logits(attached.model, corpus), parameters, metadata)
+    return Trained(attached.save(checkpoint), logits(attached.model, corpus), parameters, metadata)
 
 
 def _serve(plan: Plan, corpus: Corpus, trained: Trained, results: ProbeResults, report: Report) -> None:
     """Measures the method as a user of the checkpoint gets it: loaded into a new base, unmerged and then merged."""
     base = load_model(plan.model, plan.torch_device, plan.seed)
+    ties = ties_of(base)
     attached = plan.method.load(base, trained.checkpoint)
     attached.model.eval()
-    error = _distance(trained.logits, _logits(attached.model, corpus))
+    error = distance(trained.logits, logits(attached.model, corpus))
     if error > ROUNDING[plan.model.dtype]:
         results.warnings.append(f"loaded from its checkpoint, its outputs change by {error:.2g}")
     size = sum(file.stat().st_size for file in trained.checkpoint.iterdir())
@@ -110,51 +110,53 @@ def _serve(plan: Plan, corpus: Corpus, trained: Trained, results: ProbeResults, 
     )
     _probe(subject, results, report)
     results.states.append(UNMERGED)
-    report("merging")
-    if (change := _merge(plan, attached, corpus, results)) is not None:
-        merged = ServedSubject(plan, attached, MERGED, corpus, trained.base_parameters, merge_error=change)
-        _probe(merged, results, report)
-        results.states.append(MERGED)
-
-
-def _merge(plan: Plan, attached: Attached, corpus: Corpus, results: ProbeResults) -> float | None:
-    """Merges, and returns by how much the outputs changed; None if there is no merged state that is right."""
+    folder = trained.checkpoint.parent / MERGED
     try:
-        if not attached.method.mergeable:
-            raise Unsupported("nothing that could be merged into the base weights")
-        error = merge_error(attached, corpus)
+        merged, saved = _merge(plan, attached, corpus, ties, trained, folder, report)
+        del base, attached, subject  # there may be no room for two
+        gc.collect()
+        if saved is not None:
+            report("loading the merged model from its files")
+            check_saved(plan, saved, corpus, folder)
     except Unsupported as refusal:
+        if isinstance(refusal, WrongMerge):
+            results.measurements.append(Measurement("merge_error", refusal.error, MERGED))
         results.missing.append(Missing(None, MERGED, str(refusal)))
-        return None
-    tolerance = ROUNDING[plan.model.dtype]
-    if error > tolerance and not attached.method.lossy_merge:
-        results.measurements.append(Measurement("merge_error", error, MERGED))
-        reason = f"merged outputs differ from unmerged ones by {error:.2g}, more than {tolerance:.0e}"
-        results.missing.append(Missing(None, MERGED, reason))
-        return None
-    if attached.method.lossy_merge:
-        results.warnings.append(f"the merge is lossy: outputs change by {error:.2g}")
-    return error
+    else:
+        results.extend(merged)
+        results.states.append(MERGED)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def merge_error(attached: Attached, corpus: Corpus) -> float:
-    """Merges the method, and compares the outputs on held-out text."""
-    before = _logits(attached.model, corpus)
-    attached.merge()
-    attached.model.eval()
-    return _distance(before, _logits(attached.model, corpus))
+def _merge(
+    plan: Plan,
+    attached: Attached,
+    corpus: Corpus,
+    ties: Sequence[Tie],
+    trained: Trained,
+    folder: Path,
+    report: Report,
+) -> tuple[ProbeResults, MergedOutputs | None]:
+    """Measures the merged state, and saves the merged model into ``folder`` if it has a file and that has room.
 
-
-def _distance(before: Tensor, after: Tensor) -> float:
-    """Largest difference of a logit over the largest logit before."""
-    return float((after - before).abs().max() / before.abs().max())
-
-
-def _logits(model: PreTrainedModel, corpus: Corpus) -> Tensor:
-    with torch.no_grad():
-        ids = corpus.held_out[:1].to(next(model.parameters()).device)
-        logits: Tensor = model(input_ids=ids).logits.float()
-    return logits
+    Raises:
+        Unsupported: there is no merged state, or it is wrong, or it can't be saved.
+    """
+    report("merging")
+    change = merge(plan, attached, corpus, ties)
+    found = ProbeResults()
+    _probe(ServedSubject(plan, attached, MERGED, corpus, trained.base_parameters, merge_error=change), found, report)
+    if plan.method.lossy_merge:
+        found.warnings.append(
+            f"the merge is lossy: outputs change by {change:.2g}, and no file of a base model holds it"
+        )
+    elif (lacks := lacking_room(attached.model, folder.parent)) is not None:
+        found.warnings.append(f"the merged model was not saved and loaded again: {lacks}")
+    else:
+        report("saving the merged model")
+        return found, save_merged(attached, corpus, ties, folder)
+    return found, None
 
 
 def _probe(subject: Subject, results: ProbeResults, report: Report) -> None:

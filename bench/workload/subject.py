@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,17 @@ class ServedSubject:
 InferenceSubject = BaseSubject | ServedSubject
 """A model that predicts text."""
 Subject = BaseSubject | TrainingSubject | ServedSubject
+
+
+def parameter_count(parameters: Iterable[Tensor]) -> int:
+    """Numbers that parameters hold, those of a shared one once, and of a quantized one those that it stands for."""
+    unique = {id(parameter): parameter for parameter in parameters}.values()
+    return sum(_numbers(parameter) for parameter in unique)
+
+
+def _numbers(parameter: Tensor) -> int:
+    state = getattr(parameter, "quant_state", None)  # bitsandbytes packs two numbers into a byte
+    return parameter.numel() if state is None else math.prod(state.shape)
 
 
 def prompt_of(tokens: Tensor, batch_size: int, length: int) -> Tensor:
