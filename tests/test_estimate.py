@@ -85,7 +85,7 @@ def measured(config: dict[str, Any]) -> tuple[MemoryPeak, int]:
     work = plan.workload
     ids = torch.randint(3, 60, (work.train_steps * work.train_batch_size, work.train_length))
     trainer = Trainer(plan, attached, ids)
-    flops = trainer.flops()
+    flops = trainer.structure().flops
     return trainer.tracked_step(), flops
 
 

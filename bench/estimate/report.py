@@ -53,11 +53,7 @@ def _group(group: Sequence[Estimate]) -> list[Table]:
     names = dict(zip((one.cell.id for one in group), _labels(group), strict=True))
     good = [estimate for estimate in group if estimate.status is Status.OK]
     notes = [f"{names[one.cell.id]}: {one.status}: {one.reason}" for one in group if one.status is not Status.OK]
-    notes += [
-        f"{names[one.cell.id]}: {f'no {missing.metric}: ' if missing.metric else ''}{missing.reason}"
-        for one in good
-        for missing in one.missing
-    ]
+    notes += [note for one in good for note in _absent(names[one.cell.id], one)]
     if not good:
         return [Table(where, (METHOD,), (), tuple(map(Text, notes)))]
     step = f"a training step of {work['train_batch_size']} x {work['train_length']} tokens"
@@ -71,6 +67,20 @@ def _group(group: Sequence[Estimate]) -> list[Table]:
         found.append(_metrics(f"Prefill of {size}, cache of a sequence", both, PREFILL, point, ()))
         found.append(_metrics(f"One decode step after {size}", both, DECODE, point, ()))
     return found
+
+
+def _absent(name: str, estimate: Estimate) -> list[str]:
+    """Why metrics that stand in a table are missing, those with the same reason together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for missing in estimate.missing:
+        row = CONTROL if missing.state == CONTROL else name
+        if missing.metric in (None, *TRAINING, *PREFILL, *DECODE):
+            found.setdefault((row, missing.reason), []).append(missing.metric or "")
+    lines = []
+    for (row, reason), those in found.items():
+        what = ", ".join(dict.fromkeys(filter(None, those)))
+        lines.append(f"{row}: {f'no {what}: ' if what else ''}{reason}")
+    return lines
 
 
 def _labels(group: Sequence[Estimate]) -> list[str]:

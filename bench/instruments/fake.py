@@ -71,11 +71,23 @@ class _PlainBatches(FakeTensorMode):
         if func is torch.ops.prim.device.default and not self.in_kernel_invocation:
             # what torch would come to as well, but two in three of all calls are this one
             return args[0].fake_device
+        if func is torch.ops.aten._grouped_mm.default and args[0].dtype is not torch.bfloat16:
+            # kernels take other types too, torch's own function for shapes does not
+            with self:
+                return args[0].new_empty(_grouped_shape(*args[:2], *args[2:3] or (kwargs or {}).values()))
         out: Any = super().__torch_dispatch__(func, types, args, kwargs or {})
         if func is torch.ops.aten.mkldnn_rnn_layer.default and self._workspaces:
             with self:
                 return (*out[:3], torch.empty(_workspace_bytes(func, args), dtype=torch.uint8))
         return out
+
+
+def _grouped_shape(a: Tensor, b: Tensor, ends: Tensor | None = None, *_: Any) -> tuple[int, ...]:
+    """Of the products of a [m, k] or [G, m, k] with b [k, n] or [G, k, n]. ``ends`` [G] split what has no groups."""
+    inside = (a.shape[-2], b.shape[-1])
+    if a.ndim != b.ndim:
+        return inside
+    return (len(a) if ends is None else len(ends), *inside)
 
 
 def _workspace_bytes(layer: Any, args: tuple[Any, ...]) -> int:

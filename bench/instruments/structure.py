@@ -11,7 +11,8 @@ device, dtype, mask, head size and autograd, and the metric must not. A dispatch
 function mode, which sees the call itself, hides what is inside. Attention written out by hand ("eager") keeps its two
 products.
 
-The backward of fused attention counts as twice its forward: four products for two, a recomputed score not counted.
+What a product is, and what it costs, is `bench.instruments.products`. The metrics of products are None as soon as an
+operator runs of which nothing is known there, and the operator is named: a count without it would be too small.
 """
 
 # torch leaves its mode classes and tensor hooks unannotated:
@@ -19,9 +20,7 @@ The backward of fused attention counts as twice its forward: four products for t
 
 from __future__ import annotations
 
-import math
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -29,71 +28,43 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from bench.instruments.memory import storages
+from bench.instruments.products import WHOLE, formula_of, is_free_of_products
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What was computed; all metrics are counts."""
+    """What was computed; all metrics are counts. Those of products are None if an operator may be one or may not."""
 
     operations: int
     """Operations that compute: views, metadata changes, uninitialised allocations and reads into Python are not."""
-    matmuls: int
-    """Matrix products, fused attention being one."""
+    matmuls: int | None
+    """Products, fused attention being one."""
     critical_path: int
     """Operations on the longest path of dependent ones, whether or not its result is used."""
-    critical_path_matmuls: int
-    """Matrix products on the path that has most of them."""
-    flops: int
-    """Floating-point operations of matrix products and convolutions; a multiply-add is two, causality is ignored."""
+    critical_path_matmuls: int | None
+    """Products on the path that has most of them."""
+    flops: int | None
+    """Floating-point operations of the products; a multiply-add is two, causality is ignored."""
+    unknown: tuple[str, ...] = ()
+    """Operators that ran and may be products, by name."""
+
+    @property
+    def counts(self) -> dict[str, int | None]:
+        """The metrics by name."""
+        return {name: value for name, value in vars(self).items() if name != "unknown"}
+
+    @property
+    def reason(self) -> str:
+        """Why metrics are None."""
+        return f"it is not known what these operators compute: {', '.join(self.unknown)}"
 
 
 @dataclass(frozen=True)
 class _Depth:
     operations: int = 0
     matmuls: int = 0
-
-
-def _attention_flops(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    """Query [..., T, d], key [..., S, d], value [..., S, v]: T·S·d for scores and T·S·v for the mix, per query head."""
-    return 2 * math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-
-
-def _packed_flops(x: Tensor, _packed: Tensor, shape: list[int], *_: Any, **__: Any) -> int:
-    """x [..., in] times a 4-bit weight of logical `shape` [out, in]; dequantising is not a product."""
-    return 2 * x.numel() * shape[0]
-
-
-def _vector_flops(matrix: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * matrix.numel()
-
-
-# Matrix products by qualified name (bitsandbytes may not be installed). None: the formula is in torch's own registry.
-_PRODUCTS: dict[str, Callable[..., int] | None] = {
-    "aten::mm": None,
-    "aten::addmm": None,
-    "aten::bmm": None,
-    "aten::baddbmm": None,
-    "aten::_scaled_mm": None,
-    "aten::mv": _vector_flops,
-    "aten::addmv": lambda _, matrix, *__, **___: _vector_flops(matrix),
-    "aten::dot": _vector_flops,
-    "bitsandbytes::gemm_4bit": _packed_flops,
-    "bitsandbytes::gemv_4bit": _packed_flops,
-    "bitsandbytes::int8_linear_matmul": lambda a, b, *_: 2 * a.numel() * b.shape[0],
-    "bitsandbytes::int8_scaled_mm": lambda a, b, *_: 2 * a.numel() * b.shape[0],
-    "bitsandbytes::int8_mixed_scaled_mm": lambda a, _, b, *__: 2 * a.numel() * b.shape[0],
-    "aten::_scaled_dot_product_flash_attention_for_cpu_backward": (
-        lambda _, query, key, value, *__, **___: 2 * _attention_flops(query, key, value)
-    ),
-    # Only for calls that bypass the Python function, hence the function mode.
-    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention_flops,
-    "aten::_scaled_dot_product_flash_attention": None,
-    "aten::_scaled_dot_product_efficient_attention": None,
-    "aten::_scaled_dot_product_cudnn_attention": None,
-}
 
 
 class StructureCounter(TorchDispatchMode):
@@ -104,24 +75,27 @@ class StructureCounter(TorchDispatchMode):
         # Weak keys: a storage's Python object lives and dies with the C++ storage and hashes by identity, so that an
         # address used again is a new key, and counting keeps no activation alive.
         self._depths: weakref.WeakKeyDictionary[torch.UntypedStorage, _Depth] = weakref.WeakKeyDictionary()
-        self._attention = _AttentionMode(self)
+        self._whole = _WholeMode(self)
         self._operations = self._matmuls = self._flops = 0
         self._critical_path = self._critical_path_matmuls = 0
+        self._unknown: set[str] = set()
         self.hidden = False
         """True inside an operation that is counted as a whole."""
 
     def result(self) -> Structure:
         """The counts so far."""
+        if self._unknown:
+            return Structure(self._operations, None, self._critical_path, None, None, tuple(sorted(self._unknown)))
         return Structure(self._operations, self._matmuls, self._critical_path, self._critical_path_matmuls, self._flops)
 
     def __enter__(self) -> Self:
-        self._attention.__enter__()
+        self._whole.__enter__()
         super().__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
-        self._attention.__exit__(*exception)
+        self._whole.__exit__(*exception)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -140,20 +114,18 @@ class StructureCounter(TorchDispatchMode):
             return parts
         out = func(*args, **kwargs)
         written = list(storages(_written_arguments(func, args, kwargs)))
-        operations = int(_computes(func, (args, kwargs), out, bool(written)))
-        name = func._schema.name
-        matmuls = int(name in _PRODUCTS)
-        formula = _PRODUCTS.get(name)
+        computes = _computes(func, (args, kwargs), out, bool(written))
+        formula = formula_of(func)
         if formula is not None:
-            self._flops += formula(*args, **kwargs)
-        elif func.overloadpacket in flop_registry:
-            self._flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
-        self._record((args, kwargs), [*storages(out), *written], operations, matmuls)
+            self._flops += formula(out, *args, **kwargs)
+        elif computes and not is_free_of_products(func):
+            self._unknown.add(func._schema.name)
+        self._record((args, kwargs), [*storages(out), *written], int(computes), int(formula is not None))
         return out
 
-    def record_attention(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
-        """Count one ``scaled_dot_product_attention(query, key, value, ...)``."""
-        self._flops += _attention_flops(*args, **kwargs)
+    def record_whole(self, flops: int, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> None:
+        """Count one call of a function as one operation and one product."""
+        self._flops += flops
         self._record((args, kwargs), list(storages(out)), 1, 1)
 
     def _record(self, inputs: object, changed: list[torch.UntypedStorage], operations: int, matmuls: int) -> None:
@@ -170,8 +142,8 @@ class StructureCounter(TorchDispatchMode):
         self._critical_path_matmuls = max(self._critical_path_matmuls, depth.matmuls)
 
 
-class _AttentionMode(TorchFunctionMode):
-    """Hands each call of ``scaled_dot_product_attention`` to the counter as one operation."""
+class _WholeMode(TorchFunctionMode):
+    """Hands each call of a function that is one product to the counter."""
 
     def __init__(self, counter: StructureCounter) -> None:
         super().__init__()
@@ -181,14 +153,14 @@ class _AttentionMode(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not torch.nn.functional.scaled_dot_product_attention:
+        if (formula := WHOLE.get(func)) is None:
             return func(*args, **kwargs)
         self._counter.hidden = True
         try:
             out = func(*args, **kwargs)
         finally:
             self._counter.hidden = False
-        self._counter.record_attention(args, kwargs, out)
+        self._counter.record_whole(formula(out, *args, **kwargs), args, kwargs, out)
         return out
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bench.records.metrics import Better, Metric, Scope, Unit
 from bench.records.record import Measurement, Missing
 from bench.workload.subject import InferenceSubject, TrainingSubject
 
+if TYPE_CHECKING:  # tables read the metrics without torch
+    from bench.instruments.structure import Structure
+
 MEANINGS = {
     "operations": "Operations that compute something, in one {}.",
-    "matmuls": "Matrix products in one {}; attention is one.",
+    "matmuls": "Products in one {}: of matrices, convolutions; attention is one.",
     "critical_path": "Operations on the longest chain of dependent ones in one {}.",
-    "critical_path_matmuls": "Matrix products on the longest chain of dependent ones in one {}.",
+    "critical_path_matmuls": "Products on the longest chain of dependent ones in one {}.",
     "flops": "Floating-point operations of the products in one {}.",
 }
 PHASES = {"prefill": "prefill", "decode": "decode step"}
@@ -43,7 +47,11 @@ NEEDS_DATA = False
 
 def measure_training(subject: TrainingSubject) -> Iterator[Measurement | Missing]:
     """FLOPs of a training step."""
-    yield Measurement("train_flops", subject.trainer.flops(), subject.state)
+    structure = subject.trainer.structure()
+    if structure.flops is None:
+        yield Missing("train_flops", subject.state, structure.reason)
+    else:
+        yield Measurement("train_flops", structure.flops, subject.state)
 
 
 def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missing]:
@@ -64,6 +72,13 @@ def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missi
             step = Decode(subject.model, prompt, runtime, cache)
             with StructureCounter() as decode:
                 step.run(1)
-            for phase, counter in (("prefill", prefill), ("decode", decode)):
-                for name, value in vars(counter.result()).items():
-                    yield Measurement(f"{phase}_{name}", value, subject.state, batch, length)
+            yield from _found("prefill", prefill.result(), subject.state, batch, length)
+            yield from _found("decode", decode.result(), subject.state, batch, length)
+
+
+def _found(phase: str, structure: Structure, state: str, batch: int, length: int) -> Iterator[Measurement | Missing]:
+    for name, value in structure.counts.items():
+        if value is None:
+            yield Missing(f"{phase}_{name}", state, structure.reason)
+        else:
+            yield Measurement(f"{phase}_{name}", value, state, batch, length)

@@ -15,8 +15,8 @@ from bench.config.schema import DeviceType
 from bench.estimate.estimate import RESERVE_BYTES, EstimateResults, Fit, Request
 from bench.instruments.fake import CudaKernels, fake_tensors
 from bench.instruments.memory import MemoryPeak
-from bench.instruments.structure import StructureCounter
-from bench.probes.registry import measure, probes
+from bench.instruments.structure import Structure, StructureCounter
+from bench.probes.registry import measure, metrics, probes
 from bench.records.record import UNMERGED, Measurement, Missing
 from bench.worker.capacity import largest
 from bench.worker.setup import Report
@@ -37,7 +37,7 @@ UNREADABLE = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 class EstimateTrainer(Trainer):
-    """The trainer on batches without data. The first step also counts the FLOPs."""
+    """The trainer on batches without data. The first step also counts what it computes."""
 
     def __init__(self, plan: Plan, attached: Attached) -> None:
         work = plan.workload
@@ -45,7 +45,7 @@ class EstimateTrainer(Trainer):
         # torch would choose this by the device of the parameters
         for group in self.optimizer.param_groups:
             group["foreach"] = plan.device.type is DeviceType.cuda
-        self._flops = 0
+        self._structure: Structure | None = None
         self._peaks: dict[tuple[int, ...], MemoryPeak] = {}
 
     def warm_up(self) -> None:
@@ -53,11 +53,12 @@ class EstimateTrainer(Trainer):
             with StructureCounter() as counter:
                 loss = self._backward()
             self._update(loss)
-            self._flops = counter.result().flops
+            self._structure = counter.result()
 
-    def flops(self) -> int:
+    def structure(self) -> Structure:
         self.warm_up()
-        return self._flops
+        assert self._structure is not None
+        return self._structure
 
     def tracked_step(self) -> MemoryPeak:
         shape = tuple(self.batches[0].shape)
@@ -143,7 +144,7 @@ def _probe(subject: Subject, found: EstimateResults) -> None:
     for probe in probes():
         if not getattr(probe, "NEEDS_DATA", True):
             for one in measure(probe, subject):
-                if isinstance(one, Measurement) or one.metric == "checkpoint_bytes":
+                if isinstance(one, Measurement) or (one.metric is not None and metrics()[one.metric].deterministic):
                     found.results.add(one)
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from bench.instruments.allocator import Allocator, AllocatorPeak
 from bench.instruments.memory import MemoryPeak, training_step_peak
-from bench.instruments.structure import StructureCounter
+from bench.instruments.structure import Structure, StructureCounter
 from bench.instruments.timing import clock_for
 from bench.workload.plan import Plan
 from methods import Attached, Method
@@ -94,12 +94,12 @@ class Trainer:
         self.step(passed)
         return peaks
 
-    def flops(self) -> int:
-        """FLOPs of the products of one forward and backward pass, which changes no weight and is no step."""
+    def structure(self) -> Structure:
+        """What one forward and backward pass computes; it changes no weight and is no step."""
         with StructureCounter() as counter:
             self._backward()
         self.optimizer.zero_grad(set_to_none=True)
-        return counter.result().flops
+        return counter.result()
 
     def finish(self) -> None:
         """Runs what is left of the budget."""
