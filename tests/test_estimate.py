@@ -111,6 +111,15 @@ def test_on_every_family(method: str, family: str) -> None:
     check_equal(configure(method, family=family))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_a_mixture_of_experts(dtype: str) -> None:
+    """Peak and FLOPs of grouped experts are estimated as they are measured, in a dtype that torch's shapes refuse too."""
+    config = configure("peft_lora", f"model.dtype={dtype}", "method.config.target_modules=[q_proj,v_proj]")
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    settings = {**config["model"]["settings"], **experts}
+    check_equal({**config, "model": {**config["model"], "architecture": "qwen3_moe", "settings": settings}})
+
+
 @pytest.mark.parametrize("method", ["lora", "adapter", "p_tuning_v2", "peft_lora"])
 def test_activations_that_are_computed_again(method: str) -> None:
     """The trainer does gradient checkpointing, and so does the estimate."""
