@@ -113,7 +113,7 @@ def test_on_every_family(method: str, family: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_on_a_mixture_of_experts(dtype: str) -> None:
-    """Peak and FLOPs of grouped experts are estimated as they are measured, in a dtype that torch's shapes refuse too."""
+    """Peak and FLOPs of grouped experts are estimated as measured, in a dtype that torch's shapes refuse too."""
     config = configure("peft_lora", f"model.dtype={dtype}", "method.config.target_modules=[q_proj,v_proj]")
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     settings = {**config["model"]["settings"], **experts}

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, StaticCache
 
 from bench.config.schema import MAX_STEPS, CacheKind, Execution, Runtime
+from bench.instruments.cache import attention_lengths, states_of, window_of
 from methods import Unsupported
 from methods.compat import cache_argument, cache_of
 
@@ -31,8 +32,14 @@ EAGER = Runtime(name="eager")
 MAX_COMPILED = 4096
 """Compiled forms of one function: one for each arm, phase and workload point."""
 
+NO_CACHE = "the model returns no cache on which the next token could be computed"
+
 Run = Callable[[], object]
 Call = Callable[..., Any]
+
+
+class NoCache(Unsupported):
+    """The model has no decode step: for each token it computes all of the text again."""
 
 
 class Steps(Protocol):
@@ -66,13 +73,15 @@ class Decode:
     def __init__(
         self, model: PreTrainedModel, prompt: Tensor, runtime: Runtime = EAGER, filled: Cache | None = None
     ) -> None:
-        """``filled``: what `filled_cache` gives for this prompt; None to fill a cache here."""
-        self.model = model
-        self.prompt = prompt
-        self.static = runtime.cache is CacheKind.static
-        self.cache = self._start(filled)
-        self.length = int(self.cache.get_seq_length())
-        """Positions that the cache holds before the first step."""
+        """``filled``: what `filled_cache` gives for this prompt; None to fill a cache here.
+
+        Raises:
+            NoCache: as `filled_cache`.
+            Unsupported: as `static_cache` and `prepare_step`.
+        """
+        cache = filled_cache(model, prompt) if filled is None else filled
+        self.cache = static_cache(model, cache) if runtime.cache is CacheKind.static else cache
+        self.start = states_of(self.cache)
         call, token, argument = forward_fn(model, runtime), prompt[:, -1:], cache_argument(model)
         self.once = prepare_step(lambda: call(input_ids=token, use_cache=True, **{argument: self.cache}), runtime)
         self.reset()  # compiling and capturing have run the step
@@ -82,24 +91,19 @@ class Decode:
             self.once()
 
     def reset(self) -> None:
-        layers: list[Any] = self.cache.layers
-        if self.static:
-            for layer in layers:  # in place, because a graph reads it; transformers can't crop a static cache in place
-                layer.cumulative_length.fill_(self.length)
-        elif all(getattr(layer, "is_croppable", True) for layer in layers):
-            self.cache.crop(self.length - int(self.cache.get_seq_length()))
-        else:
-            self.cache = self._start(None)
-
-    def _start(self, filled: Cache | None) -> Cache:
-        cache = filled_cache(self.model, self.prompt) if filled is None else filled
-        return static_cache(self.model, cache) if self.static else cache
+        for state in self.start:
+            state.restore()
 
 
 def filled_cache(model: PreTrainedModel, prompt: Tensor) -> Cache:
-    """The cache after one forward pass over the prompt [B, T]."""
+    """The cache after one forward pass over the prompt [B, T].
+
+    Raises:
+        NoCache: there is none.
+    """
     cache = cache_of(model(input_ids=prompt, use_cache=True, logits_to_keep=1))
-    assert cache is not None
+    if cache is None:
+        raise NoCache(NO_CACHE)
     return cache
 
 
@@ -214,17 +218,21 @@ def _first(error: BaseException) -> str:
 
 
 def static_cache(model: PreTrainedModel, filled: Cache) -> Cache:
-    """A static cache with the same keys and values and room for `MAX_STEPS` more: the addresses stay, as graphs need.
+    """A static cache with the same states and room for `MAX_STEPS` more: the addresses stay, as graphs need.
 
     Raises:
-        Unsupported: a layer sees a window only, whose cache a step can't be taken back in.
+        Unsupported: a layer sees a window only, or has attention and a recurrent state in one.
     """
-    length = int(filled.get_seq_length())
-    config = model.config.get_text_config()
-    static = StaticCache(config=config, max_cache_len=length + MAX_STEPS)
+    length = max(attention_lengths(filled)["full"], default=0)
+    static = StaticCache(config=model.config.get_text_config(), max_cache_len=length + MAX_STEPS)
     layers: list[Any] = filled.layers
-    if any(getattr(layer, "is_sliding", False) for layer in (*layers, *static.layers)):
+    if any(window_of(layer) is not None for layer in (*layers, *static.layers)):
         raise Unsupported("cache=static: layers with sliding-window attention can't be taken back a step in it")
     for number, layer in enumerate(layers):
-        static.update(layer.keys, layer.values, number)
+        if getattr(layer, "keys", None) is None:
+            static.layers[number] = layer  # the state of a recurrent layer has its final size in any cache
+        elif hasattr(layer, "recurrent_states"):
+            raise Unsupported("cache=static: layers with attention and a recurrent state are not supported in it")
+        else:
+            static.update(layer.keys, layer.values, number)
     return static

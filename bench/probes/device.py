@@ -56,14 +56,18 @@ def _breaks(subject: InferenceSubject) -> Iterator[Measurement | Missing]:
     from torch._dynamo.utils import counters
 
     from bench.config.schema import Execution
-    from bench.instruments.steps import Decode
+    from bench.instruments.steps import Decode, NoCache
 
     if subject.plan.runtime.execution is not Execution.compile:
         yield Missing(BREAKS, subject.state, "this runtime does not compile")
         return
     batch, length = subject.plan.points()[0]
     counters.clear()
-    Decode(subject.model, subject.prompt(batch, length), subject.plan.runtime)
+    try:
+        Decode(subject.model, subject.prompt(batch, length), subject.plan.runtime)
+    except NoCache as error:
+        yield Missing(BREAKS, subject.state, str(error))
+        return
     yield Measurement(BREAKS, sum(counters["graph_break"].values()), subject.state)
 
 

@@ -1,12 +1,16 @@
 """Latency relative to the control, timed in turn in several processes.
 
 `bench.worker.latency.measure_pairs` takes the raw samples, one child a replicate, and records keep them. Tables derive
-these metrics from them, so nothing is measured here.
+these metrics from them, so nothing is measured here but whether there is a step that can be timed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from bench.records.metrics import Better, Metric, Unit
+from bench.records.record import Missing
+from bench.workload.subject import InferenceSubject
 
 
 def _metrics(phase: str, what: str) -> tuple[Metric, ...]:
@@ -39,3 +43,16 @@ METRICS = (
         "processes", "n", Unit.COUNT, Better.NEITHER, "Replicate processes behind the intervals.", deterministic=False
     ),
 )
+
+
+def measure_inference(subject: InferenceSubject) -> Iterator[Missing]:
+    """Why a phase is not timed."""
+    import torch
+
+    from bench.instruments.steps import NoCache, filled_cache
+
+    try:
+        with torch.no_grad():
+            filled_cache(subject.model, subject.prompt(1, 1))
+    except NoCache as error:
+        yield from (Missing(metric.name, subject.state, str(error)) for metric in METRICS if "decode_" in metric.name)

@@ -99,12 +99,17 @@ def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missi
 
     from bench.instruments.allocator import CudaAllocator
     from bench.instruments.steps import PHASES as STEPS
+    from bench.instruments.steps import NoCache
 
     with torch.no_grad():
         for batch, length in subject.plan.points():
             for phase in SERVING:
                 allocator = CudaAllocator(subject.device)
-                steps = STEPS[phase](subject.model, subject.prompt(batch, length), subject.plan.runtime)
+                try:
+                    steps = STEPS[phase](subject.model, subject.prompt(batch, length), subject.plan.runtime)
+                except NoCache as error:
+                    yield Missing(f"{phase}_cuda_allocated_bytes", subject.state, str(error))
+                    continue
                 steps.run(1)
                 allocator.reset()
                 steps.run(1)

@@ -59,7 +59,7 @@ def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missi
     import torch
 
     from bench.config.schema import Execution
-    from bench.instruments.steps import Decode, filled_cache
+    from bench.instruments.steps import Decode, NoCache, filled_cache
     from bench.instruments.structure import StructureCounter
 
     # what the compiler or the graph is given: nothing can be seen below a compiled step or a graph
@@ -67,13 +67,17 @@ def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missi
     with torch.no_grad():
         for batch, length in subject.plan.points():
             prompt = subject.prompt(batch, length)
-            with StructureCounter() as prefill:
-                cache = filled_cache(subject.model, prompt)
-            step = Decode(subject.model, prompt, runtime, cache)
-            with StructureCounter() as decode:
-                step.run(1)
+            prefill, decode = StructureCounter(), StructureCounter()
+            try:
+                with prefill:
+                    cache = filled_cache(subject.model, prompt)
+                step = Decode(subject.model, prompt, runtime, cache)
+                with decode:
+                    step.run(1)
+                yield from _found("decode", decode.result(), subject.state, batch, length)
+            except NoCache as error:
+                yield from (Missing(f"decode_{name}", subject.state, str(error)) for name in MEANINGS)
             yield from _found("prefill", prefill.result(), subject.state, batch, length)
-            yield from _found("decode", decode.result(), subject.state, batch, length)
 
 
 def _found(phase: str, structure: Structure, state: str, batch: int, length: int) -> Iterator[Measurement | Missing]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bench.config.schema import MAX_STEPS, Phase, Sharing
+from bench.instruments.cache import cache_bytes
 from bench.instruments.card import Nvml, card_warnings
-from bench.instruments.steps import PHASES
+from bench.instruments.steps import PHASES, NoCache, filled_cache
 from bench.instruments.timing import Blocks, clock_for, time_pairs
 from bench.records.record import AA, CONTROL, MERGED, REFERENCE, TRAIN, UNMERGED, Pairs
 from bench.records.results import LatencySamples
@@ -25,7 +26,6 @@ from bench.worker.training import training_pairs
 from bench.workload.models import load_model
 from bench.workload.plan import Plan
 from bench.workload.subject import prompt_of
-from methods.architectures import sizes_of
 
 
 def measure_pairs(
@@ -68,8 +68,14 @@ def measure_pairs(
 def _timed(
     phase: Phase, models: Mapping[str, PreTrainedModel], prompt: Tensor, plan: Plan, rng: random.Random
 ) -> dict[str, Blocks]:
-    """Every arm in turn with the control. Its caches and graphs are freed before the next ones are made."""
-    steps = {arm: PHASES[phase](model, prompt, plan.runtime) for arm, model in models.items()}
+    """Every arm in turn with the control; nothing of a phase that the model does not have.
+
+    Its caches and graphs are freed before the next ones are made.
+    """
+    try:
+        steps = {arm: PHASES[phase](model, prompt, plan.runtime) for arm, model in models.items()}
+    except NoCache:
+        return {}  # why is recorded by `bench.probes.latency`
     return time_pairs(steps.pop(CONTROL), steps, timing_config(plan), clock_for(plan.torch_device), rng)
 
 
@@ -98,8 +104,11 @@ def must_share(plan: Plan, model: PreTrainedModel, arms: int) -> bool:
 
 
 def _cache_bytes(plan: Plan, model: PreTrainedModel) -> int:
-    """Keys and values of one arm at the largest workload point, virtual tokens included."""
-    sizes = sizes_of(model)
+    """What the cache of one arm holds at the largest workload point, virtual tokens included."""
     tokens = max(plan.workload.prompt_lengths) + plan.method.virtual_tokens + MAX_STEPS
-    each = 2 * len(sizes.layers) * sizes.kv_size * model.dtype.itemsize
-    return max(plan.workload.batch_sizes) * tokens * each
+    try:
+        with torch.no_grad():
+            cache = filled_cache(model, random_tokens(plan, model)[None, :2].to(plan.torch_device))
+    except NoCache:
+        return 0
+    return max(plan.workload.batch_sizes) * cache_bytes(cache, tokens)

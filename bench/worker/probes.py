@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from bench.instruments.cache import window_of
+from bench.instruments.steps import NoCache, filled_cache
 from bench.probes.registry import measure, probes
 from bench.records.record import MERGED, UNMERGED, Measurement, Missing
 from bench.records.results import ProbeResults
@@ -97,6 +99,7 @@ def _serve(plan: Plan, corpus: Corpus, trained: Trained, results: ProbeResults, 
     error = distance(trained.logits, logits(attached.model, corpus))
     if error > ROUNDING[plan.model.dtype]:
         results.warnings.append(f"loaded from its checkpoint, its outputs change by {error:.2g}")
+    results.warnings += _unseen(plan, attached, corpus)
     size = sum(file.stat().st_size for file in trained.checkpoint.iterdir())
     subject = ServedSubject(
         plan,
@@ -127,6 +130,25 @@ def _serve(plan: Plan, corpus: Corpus, trained: Trained, results: ProbeResults, 
         results.states.append(MERGED)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unseen(plan: Plan, attached: Attached, corpus: Corpus) -> list[str]:
+    """That virtual tokens have left the window of a layer at the end of the longest sequence of the workload."""
+    count, work = plan.method.virtual_tokens, plan.workload
+    longest = max(*work.prompt_lengths, work.train_length)
+    try:
+        with torch.no_grad():
+            cache = filled_cache(attached.model, corpus.held_out[:1, :1].to(plan.torch_device))
+    except NoCache:
+        return []
+    windows = [window for layer in cache.layers if (window := window_of(layer)) is not None]
+    left = min(count, count + longest - min(windows, default=count + longest))
+    if left <= 0:
+        return []
+    return [
+        f"after {longest} tokens {left} of the {count} virtual tokens are outside the sliding window of {min(windows)} "
+        f"positions, which {len(windows)} of {len(cache.layers)} layers have"
+    ]
 
 
 def _merge(

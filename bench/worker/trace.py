@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule, tensorboard_trace_handler
 
-from bench.instruments.steps import Decode
+from bench.instruments.steps import Decode, NoCache
 from bench.worker.setup import Report, load_text, start
 from bench.workload.models import load_model
 from bench.workload.subject import prompt_of
@@ -32,7 +33,7 @@ def trace(config: Mapping[str, Any], folder: str, report: Report) -> list[str]:
     attached.prepare_for_inference()
     model.eval()
     batch, length = plan.points()[0]
-    with torch.no_grad():
+    with torch.no_grad(), suppress(NoCache):  # its record says so
         decode = Decode(model, prompt_of(corpus.held_out, batch, length).to(plan.torch_device))
         _trace(lambda: decode.run(1), Path(folder), "decode")
     return sorted(str(path) for path in Path(folder).glob("*.pt.trace.json"))
