@@ -219,6 +219,10 @@ class AdaloraAttached(LowRankAttached):
         for triplets, kept in zip(self.triplets, self.keep, strict=True):
             triplets.lam.masked_fill_(~kept, 0.0)
 
+    def training_state(self) -> list[Tensor]:
+        """The smoothed sensitivities and uncertainties, and which triplets are kept."""
+        return [*self.importance.sensitivity, *self.importance.uncertainty, *self.keep]
+
     def ranks(self) -> dict[str, int]:
         """The present rank of each projection, by label."""
         return {p.label: int(kept.sum()) for (p, _), kept in zip(self.branches(), self.keep, strict=True)}

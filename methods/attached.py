@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -71,6 +71,10 @@ class Attached(ABC):
     def metadata(self) -> dict[str, object]:
         """What is worth recording about the trained form besides its parameters, such as final ranks."""
         return {}
+
+    def training_state(self) -> Iterable[Tensor]:
+        """Tensors that the method keeps from one training step to the next beside parameters and buffers."""
+        return ()
 
     def regularization_loss(self) -> Tensor | None:
         """A scalar to add to the training loss, None where the method has none."""

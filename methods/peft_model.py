@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from methods.base import Attached, Method, State
@@ -66,6 +67,11 @@ class PeftAttached(Attached):
     def after_step(self, step: int) -> None:
         if hasattr(self.wrapped.base_model, "update_and_allocate"):
             self.wrapped.base_model.update_and_allocate(step)
+
+    def training_state(self) -> list[Tensor]:
+        """The importance scores that AdaLoRA's budget is allocated by."""
+        allocator = getattr(self.wrapped.base_model, "rankallocator", None)
+        return [] if allocator is None else [leaf for leaf in tree_leaves(vars(allocator)) if isinstance(leaf, Tensor)]
 
     def prepare_for_inference(self) -> None:
         for parameter in self.wrapped.parameters():

@@ -51,7 +51,7 @@ ROOT = Path(__file__).parent.parent
 OWN = ("full", "prompt_tuning", "p_tuning", "p_tuning_v2", "prefix_tuning", "adapter", "lora", "adalora", "qlora")
 OTHERS = ("peft_lora", "peft_prefix_tuning", "peft_vera")
 SHORT = ["workload.train_batch_size=2", "workload.train_length=48", "workload.prompt_lengths=[8]"]
-PARTS = ("weights", "gradients", "optimizer_state", "other")
+PARTS = ("weights", "gradients", "optimizer_state", "other", "method_state")
 
 
 def configure(method: str, *overrides: str, family: str = "llama", layers: int = 2) -> dict[str, Any]:

@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from bench.config.compose import compose_run
 from bench.instruments.allocator import AllocatorPeak, reconcile
-from bench.instruments.memory import BLOCK_BYTES, Category, MemoryPeak, StorageTracker
+from bench.instruments.memory import (
+    BLOCK_BYTES,
+    Category,
+    MemoryPeak,
+    StorageTracker,
+    storages,
+    training_step_peak,
+)
 from bench.workload.plan import Plan, read_plan
-from bench.workload.training import Trainer, attach_to_train
+from bench.workload.training import Trainer, attach_to_train, weight_tensors
 from methods import Method, Unsupported
 from methods.lora import Lora
 from methods.peft import Peft
 from methods.prefix_tuning import PrefixTuning
 from tests.families import build
-from tests.test_conformance import tokens
+from tests.test_conformance import CASES, tokens
+
+PEFT: dict[str, dict[str, Any]] = {
+    "ADALORA": {"init_r": 6, "target_r": 4, "tinit": 1, "tfinal": 1},
+    "LORA": {"use_dora": True},
+    "IA3": {},
+    "VERA": {},
+    "LOHA": {},
+    "OFT": {},
+    "HRA": {},
+    "RANDLORA": {},
+    "PREFIX_TUNING": {"num_virtual_tokens": 3},
+}
 
 
 def plan_of(*overrides: str) -> Plan:
@@ -102,3 +124,65 @@ def test_a_method_that_can_not_recompute_finds_out_as_it_attaches(method: Method
     with pytest.raises(Unsupported, match="gradient checkpointing"):
         attach_to_train(plan_of("workload.gradient_checkpointing=on"), method, build("llama"))
     attach_to_train(plan_of(), method, build("llama"))
+
+
+KEPT: dict[str, Method] = {
+    **CASES,
+    **{f"peft-{kind}": Peft(type=kind, config=settings, total_steps=9) for kind, settings in PEFT.items()},
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_every_tensor_that_lives_between_steps_is_in_a_category(case: str) -> None:
+    """Of all tensors in Python after two steps, each that was not there before is known to the count of memory."""
+    stepped(KEPT[case])  # makes what a library keeps once a process
+    gc.collect()
+    before = {id(tensor) for tensor in live_tensors()}
+    one = stepped(KEPT[case])
+    attached = one.attached
+    gc.collect()
+    known = {
+        id(storage)
+        for storage in storages(
+            [*weight_tensors(attached.model), *one.parameters, *attached.training_state(), *one.batches]
+            + [leaf for state in one.optimizer.state.values() for leaf in state.values()]
+        )
+    }
+    unknown = [t for t in live_tensors() if id(t) not in before and id(t.untyped_storage()) not in known]
+    assert [(tuple(tensor.shape), tensor.dtype) for tensor in unknown] == []
+
+
+def stepped(method: Method) -> Trainer:
+    """A training between two steps."""
+    torch.manual_seed(0)
+    one = Trainer(plan_of(), method.attach(build("llama").train()), tokens(batch=8, length=12))
+    one.step()
+    one.step()
+    return one
+
+
+def live_tensors() -> list[Tensor]:
+    """All tensors that Python knows."""
+    return [found for found in gc.get_objects() if issubclass(type(found), Tensor)]
+
+
+@pytest.mark.parametrize("method", [CASES["adalora"], Peft(type="ADALORA", config=PEFT["ADALORA"], total_steps=9)])
+def test_importance_scores_are_the_methods_state(method: Method) -> None:
+    """AdaLoRA keeps two numbers (peft's three) of each of its own, in a category that adds up with the others."""
+    torch.manual_seed(0)
+    one = Trainer(plan_of(), method.attach(build("llama").train()), tokens(batch=8, length=12))
+    peak = one.tracked_step()
+    trained = 4 * sum(parameter.numel() for parameter in one.parameters)
+    lambdas = sum(parameter.numel() for name, parameter in one.attached.trained().items() if name.endswith("lam"))
+    kept = 2 * trained + lambdas if method.name == "adalora" else 3 * trained
+    assert peak.method_state_bytes == kept
+    assert peak.total_bytes == sum(getattr(peak, f"{category}_bytes") for category in Category)
+
+
+def test_checkpointing_keeps_states_of_random_numbers() -> None:
+    """One for each layer, in the memory of the host; a training that is elsewhere has none of them in its memory."""
+    one = trainer("workload.gradient_checkpointing=true")
+    one.warm_up()
+    weights = list(weight_tensors(one.attached.model))
+    with_them, without = (training_step_peak(one.step, weights, one.optimizer, host=host) for host in (True, False))
+    assert with_them.other_bytes - without.other_bytes == 3 * torch.get_rng_state().nbytes

@@ -70,6 +70,7 @@ COMPARED = {
     "train_weights_bytes": "train_weights_bytes",
     "train_gradients_bytes": "train_gradients_bytes",
     "train_optimizer_state_bytes": "train_optimizer_state_bytes",
+    "train_method_state_bytes": "train_method_state_bytes",
     "train_other_bytes": "train_other_bytes",
     "train_cuda_allocated_bytes": "train_rounded_bytes",
 }

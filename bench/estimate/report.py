@@ -18,6 +18,8 @@ from bench.records.units import scale_for, show, significant
 from bench.report.labels import size_label
 from bench.report.table import Column, Report, Table, Text
 
+METHOD_STATE = "train_method_state_bytes"
+"""A column where a method has some."""
 TRAINING = (
     "trained_parameters",
     "checkpoint_bytes",
@@ -25,6 +27,7 @@ TRAINING = (
     "train_weights_bytes",
     "train_gradients_bytes",
     "train_optimizer_state_bytes",
+    METHOD_STATE,
     "train_other_bytes",
     "train_flops",
 )
@@ -58,7 +61,8 @@ def _group(group: Sequence[Estimate]) -> list[Table]:
         return [Table(where, (METHOD,), (), tuple(map(Text, notes)))]
     step = f"a training step of {work['train_batch_size']} x {work['train_length']} tokens"
     rows = [(names[one.cell.id], one, UNMERGED) for one in good]
-    found = [_metrics(f"{where}: {step}", rows, TRAINING, None, notes)]
+    training = [name for name in TRAINING if name != METHOD_STATE or any(one.value(name, UNMERGED) for one in good)]
+    found = [_metrics(f"{where}: {step}", rows, training, None, notes)]
     if good[0].fits:
         found.append(_cards(step, good, names, work["train_length"]))
     both = [("control", good[0], CONTROL), *rows]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import NoneType
@@ -30,6 +31,8 @@ class Category(StrEnum):
     WEIGHTS = "weights"
     GRADIENTS = "gradients"
     OPTIMIZER_STATE = "optimizer_state"
+    METHOD_STATE = "method_state"
+    """What the method keeps from step to step beside its parameters."""
     OTHER = "other"
     """Activations, temporaries, inputs: whatever was not registered as one of the above."""
 
@@ -47,13 +50,15 @@ class MemoryPeak:
     gradients_bytes: int
     optimizer_state_bytes: int
     other_bytes: int
+    method_state_bytes: int = 0
     rounded_bytes: int = field(default=0, compare=False)
     """Sum at the same moment with each storage rounded up as CUDA's caching allocator does."""
 
     @property
     def total_bytes(self) -> int:
-        """Sum of the four categories, which is all that was alive."""
-        return self.weights_bytes + self.gradients_bytes + self.optimizer_state_bytes + self.other_bytes
+        """Sum of the categories, which is all that was alive."""
+        kept = self.weights_bytes + self.gradients_bytes + self.optimizer_state_bytes + self.method_state_bytes
+        return kept + self.other_bytes
 
 
 @dataclass
@@ -112,6 +117,7 @@ class StorageTracker(TorchDispatchMode):
             gradients_bytes=at_peak[Category.GRADIENTS],
             optimizer_state_bytes=at_peak[Category.OPTIMIZER_STATE],
             other_bytes=at_peak[Category.OTHER],
+            method_state_bytes=at_peak[Category.METHOD_STATE],
             rounded_bytes=rounded_at_peak,
         )
 
@@ -154,13 +160,18 @@ class StorageTracker(TorchDispatchMode):
 
 
 def training_step_peak(
-    step: Callable[[], object], weights: Iterable[Tensor], optimizer: torch.optim.Optimizer
+    step: Callable[[], object],
+    weights: Iterable[Tensor],
+    optimizer: torch.optim.Optimizer,
+    method_state: Callable[[], Iterable[Tensor]] = tuple,
+    host: bool = True,
 ) -> MemoryPeak:
     """Run `step` once (forward, backward, ``optimizer.step()``, ``zero_grad(set_to_none=True)``) and return its peak.
 
     Run an ordinary step before, so that the optimiser state exists from the start. `weights` are all resident tensors
     of the model: parameters, buffers, and what hangs on them as plain attributes, like the quantisation state of a
-    bitsandbytes ``Params4bit``.
+    bitsandbytes ``Params4bit``. `method_state` returns what the method keeps at that moment. `host` is whether the
+    training is in the memory of the host, where torch saves states of random numbers.
 
     Under ``FakeTensorMode`` the peak is that of the same operations. transformers leaves the causal mask out when it
     can read that none is needed, which it cannot from fake data: a batch with ``use_cache=False`` or a mask of ones
@@ -174,6 +185,7 @@ def training_step_peak(
     tracker.register(weights, Category.WEIGHTS)
     tracker.register((leaf.grad for leaf in leaves if leaf.grad is not None), Category.GRADIENTS)
     tracker.register(_state_tensors(optimizer), Category.OPTIMIZER_STATE)
+    tracker.register(method_state(), Category.METHOD_STATE)
 
     def register_gradient(parameter: Tensor) -> None:
         if parameter.grad is not None:
@@ -182,13 +194,35 @@ def training_step_peak(
     # Hooks, because `step` has dropped the gradients by the time it returns.
     hooks = [leaf.register_post_accumulate_grad_hook(register_gradient) for leaf in leaves]
     try:
-        with tracker:
+        with tracker, _random_states(tracker) if host else nullcontext():
             step()
     finally:
         for hook in hooks:
             hook.remove()
     tracker.register(_state_tensors(optimizer), Category.OPTIMIZER_STATE)
+    tracker.register(method_state(), Category.METHOD_STATE)
     return tracker.peak()
+
+
+@contextmanager
+def _random_states(tracker: StorageTracker) -> Iterator[None]:
+    """Makes the states of the host's random numbers known that are taken inside.
+
+    Gradient checkpointing saves one for each layer, by a function that is no operation.
+    """
+    functions: Any = torch
+    take = torch.get_rng_state
+
+    def seen() -> Tensor:
+        state = take()
+        tracker.register([state], Category.OTHER)
+        return state
+
+    functions.get_rng_state = seen
+    try:
+        yield
+    finally:
+        functions.get_rng_state = take
 
 
 def _rounded(size_bytes: int) -> int:

@@ -55,4 +55,4 @@ def measure_inference(subject: InferenceSubject) -> Iterator[Missing]:
         with torch.no_grad():
             filled_cache(subject.model, subject.prompt(1, 1))
     except NoCache as error:
-        yield from (Missing(metric.name, subject.state, str(error)) for metric in METRICS if "decode_" in metric.name)
+        yield from (Missing(f"decode_{name}", subject.state, str(error)) for name in ("seconds", "ratio"))

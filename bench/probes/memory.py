@@ -23,6 +23,11 @@ METRICS = (
     _bytes("train_weights_bytes", "weights", meaning="Of these: weights, trained or not."),
     _bytes("train_gradients_bytes", "gradients", meaning="Of these: gradients alive at the peak."),
     _bytes("train_optimizer_state_bytes", "optimizer", meaning="Of these: optimizer state."),
+    _bytes(
+        "train_method_state_bytes",
+        "method state",
+        meaning="Of these: what the method keeps from step to step beside its parameters.",
+    ),
     _bytes("train_other_bytes", "activations", meaning="Of these: activations and all else."),
     _bytes(
         "train_rounded_bytes",
@@ -69,6 +74,7 @@ def measure_training(subject: TrainingSubject) -> Iterator[Measurement | Missing
     yield Measurement("train_weights_bytes", peak.weights_bytes, subject.state)
     yield Measurement("train_gradients_bytes", peak.gradients_bytes, subject.state)
     yield Measurement("train_optimizer_state_bytes", peak.optimizer_state_bytes, subject.state)
+    yield Measurement("train_method_state_bytes", peak.method_state_bytes, subject.state)
     yield Measurement("train_other_bytes", peak.other_bytes, subject.state)
     yield Measurement("train_rounded_bytes", peak.rounded_bytes, subject.state)
     if subject.device.type != "cuda":

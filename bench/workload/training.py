@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from bench.config.schema import DeviceType
 from bench.instruments.allocator import Allocator, AllocatorPeak
 from bench.instruments.memory import MemoryPeak, training_step_peak
 from bench.instruments.structure import Structure, StructureCounter
@@ -72,7 +74,8 @@ class Trainer:
         """Peak bytes of live tensors over one whole step."""
         self.warm_up()
         weights = [*weight_tensors(self.attached.model), *self.parameters]
-        return training_step_peak(self.step, weights, self.optimizer)
+        on_host = self.plan.device.type is DeviceType.cpu
+        return training_step_peak(self.step, weights, self.optimizer, self.attached.training_state, on_host)
 
     def timed_steps(self) -> list[float]:
         """Seconds of each of the steps that are left, at least one."""
@@ -148,11 +151,11 @@ class Trainer:
 
 
 def weight_tensors(model: PreTrainedModel) -> Iterator[Tensor]:
-    """All tensors of a model: parameters, buffers, and the constants of quantized weights."""
-    yield from model.buffers()
-    for parameter in model.parameters():
-        yield parameter
-        state = getattr(parameter, "quant_state", None)  # bitsandbytes hangs them on the parameter
+    """All tensors of a model, each once: whatever its modules hold, and the constants of quantized weights."""
+    held = [leaf for module in model.modules() for leaf in tree_leaves(vars(module)) if isinstance(leaf, Tensor)]
+    for tensor in {id(tensor): tensor for tensor in held}.values():
+        yield tensor
+        state = getattr(tensor, "quant_state", None)  # bitsandbytes hangs them on the parameter
         while state is not None:
             yield from (value for value in vars(state).values() if isinstance(value, Tensor))
             state = getattr(state, "state2", None)
