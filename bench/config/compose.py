@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bench.config.groups import OUTSIDE_LEARNING_RATE, conf, default, method_settings, options, outside_methods
 from bench.config.keys import GROUPS, check_option, check_renamed
-from bench.config.schema import REFERENCE_KEY, Config, Sweep
+from bench.config.schema import REFERENCE_GROUP, REFERENCE_KEY, Config, Sweep
 from bench.config.settings import read_settings
 from bench.errors import UsageError, refuse
 
@@ -98,15 +98,15 @@ def _parse(arguments: Sequence[str], studies: bool = False) -> list[Override]:
         if key.partition(".")[0] in UNSWEPT and override.is_sweep_override() and not (studies and key == "study"):
             raise UsageError(f"{key} can't be swept: give each its own command")
         if key in GROUPS and not override.is_delete():
-            _check_names(key, override)
+            _check_names(override)
     return parsed
 
 
-def _check_names(group: str, override: Override) -> None:
+def _check_names(override: Override) -> None:
     swept = override.is_sweep_override()
     names = [_value(_parse_one(argument)) for (argument,) in _cross([override])] if swept else [_value(override)]
     for name in names:
-        check_option(group, str(name))
+        check_option(override.get_key_element().lstrip("+~"), name)
 
 
 def _parse_one(argument: str) -> Override:
@@ -159,7 +159,9 @@ def _applicable(jobs: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[st
             elif first == "method" and not _has(name, setting) and any(_has(other, setting) for other in named):
                 notes[f"{argument} does not apply to {name}: its cells are run once"] = None
                 continue
-            reference = first == REFERENCE_KEY and _method_of(job, f"method@{REFERENCE_KEY}")
+            elif key == REFERENCE_GROUP and _value(_parse_one(argument)) is None:
+                sign, rest = "~", ""  # Hydra takes no null for a group
+            reference = first == REFERENCE_KEY and _method_of(job, REFERENCE_GROUP)
             own.append(f"{_sign(sign, reference or name, key)}{key}{rest}")
         kept.append(own)
     return kept, list(notes)
@@ -227,8 +229,11 @@ def _problem(cell: dict[str, Any]) -> str | None:
 
 
 def _check(config: DictConfig) -> None:
-    if unknown := sorted(set(config) - {field.name for field in dataclasses.fields(Config)}):
+    known = {field.name for field in dataclasses.fields(Config)}
+    if unknown := sorted(set(config) - known):
         raise UsageError(f"there is no key '{unknown[0]}'; see conf/config.yaml")
+    if deleted := sorted(known - set(config)):
+        raise UsageError(f"~{deleted[0]}: every cell needs it; leave this out")
     if not 0 < config.time_limit < math.inf:
         raise UsageError(f"time_limit must be a positive number of seconds, not {config.time_limit}")
     if not config.results_dir.strip():
@@ -238,8 +243,13 @@ def _check(config: DictConfig) -> None:
 def _compose(job: Sequence[str]) -> DictConfig:
     try:
         config = compose("config", list(job))
-    except ValueError as error:  # a list, where a group takes one name
-        raise UsageError(f"{' '.join(job)}: {error}") from error
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:  # Hydra trips over what it does not expect: a list for a name, a setting of null
+        ours = [argument for argument in job if _split(argument)[1].partition(".")[0] == REFERENCE_KEY]
+        if ours and not _method_of(job, REFERENCE_GROUP):
+            raise UsageError(f"{ours[0]}: there is no reference; add {REFERENCE_GROUP}=NAME") from error
+        raise UsageError(f"{' '.join(job)}: {' '.join(str(error).split())}") from error
     OmegaConf.resolve(config)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise UsageError(f"{', '.join(missing)} must be given: add {missing[0]}=VALUE")

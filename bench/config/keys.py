@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from bench.config.aliases import GROUPS as RENAMED_GROUPS
 from bench.config.aliases import setting_today
 from bench.config.groups import method_settings, options
-from bench.config.schema import REFERENCE_KEY, Config, Device, Precision, Runtime, Study, Workload
+from bench.config.schema import REFERENCE_GROUP, REFERENCE_KEY, Config, Device, Precision, Runtime, Study, Workload
 from bench.config.sources import DataConfig, ModelConfig
 from bench.errors import UsageError
 
@@ -54,23 +54,34 @@ def check_overrides(arguments: Sequence[str]) -> None:
     parsed = [match for argument in arguments if (match := PLAIN.fullmatch(argument))]
     chosen = [name for match in parsed if match["key"] == "method" for name in _names(match["value"])]
     for match in parsed:
-        key = match["key"]
-        check_renamed(key)
-        if key in GROUPS:
+        check_renamed(match["key"])
+        if group_of(match["key"]) in GROUPS:
             for name in _names(match["value"]):
-                check_option(key, name)
-        elif not match["sign"] and "@" not in key:
+                check_option(match["key"], name)
+    for match in parsed:  # a key is looked for in the method that is chosen, which must exist
+        key = match["key"]
+        if not match["sign"] and "@" not in key and key not in GROUPS:
             _check_key(key, chosen or options("method"))
 
 
-def check_option(group: str, name: str, key: str | None = None) -> None:
-    """Refuses a name that a group does not have; ``key`` is the setting that names it, if it is not the group itself.
+def group_of(key: str) -> str:
+    """The group in which an override looks for a name: ``method`` of ``method@reference``."""
+    return key.partition("@")[0]
+
+
+def check_option(key: str, name: str | None, group: str | None = None) -> None:
+    """Refuses a name that a group does not have. None is null, which a cell may have for its reference alone.
+
+    ``group``: where the name is looked up, if the key does not say so.
 
     Raises:
         UsageError: naming the options, or the nearest of them.
     """
+    if name is None and key == REFERENCE_GROUP:
+        return
+    group, word = group or group_of(key), "null" if name is None else name
     if name not in options(group):
-        raise UsageError(f"{key or group}={name}: unknown {group}{hint(name, options(group))}")
+        raise UsageError(f"{key}={word}: unknown {group}{hint(word, options(group))}")
 
 
 def check_renamed(key: str) -> None:
@@ -82,7 +93,7 @@ def check_renamed(key: str) -> None:
     group, at, package = key.partition("@")
     today = f"{group}@{RENAMED_GROUPS.get(package, package)}" if at else setting_today(key)
     first, _, setting = key.partition(".")
-    if first in options("method"):  # NAME.setting speaks of the method NAME alone
+    if setting and first in options("method"):  # NAME.setting speaks of the method NAME alone
         today = f"{first}.{setting_today(f'method.{setting}').partition('.')[2]}"
     if today != key:
         raise UsageError(f"{key} is now called {today}")

@@ -25,9 +25,12 @@ def check_method(config: Mapping[str, Any], key: str) -> None:
     Raises:
         UsageError: naming the setting and what it may be.
     """
-    package, _, name = str(config["_target_"]).rpartition(".")
-    parent, _, module = package.rpartition(".")
-    if parent != PACKAGE:  # the class of another package may be anything
+    target = config.get("_target_")
+    parts = target.split(".") if isinstance(target, str) else []
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise UsageError(f"{key}._target_ must name a class, as package.module.Class, not {target}")
+    *package, module, name = parts
+    if package != [PACKAGE]:  # the class of another package may be anything
         return
     for setting, annotation in field_types(module, name).items():
         if setting in config:

@@ -15,7 +15,9 @@ HARNESS_KEYS = ("_target_", "learning_rate")
 """Keys of a method's YAML that are not settings of the method."""
 
 REFERENCE_KEY = "reference"
-"""Where a cell's configuration has a second method, composed from the same files: ``method@reference=NAME``."""
+"""Where a cell's configuration has a second method."""
+REFERENCE_GROUP = f"method@{REFERENCE_KEY}"
+"""What chooses it, from the same files: ``method@reference=NAME``, or null."""
 
 ADDED: dict[str, Any] = {
     "workload.gradient_checkpointing": False,

@@ -157,7 +157,7 @@ def _check_choices(settings: Settings) -> None:
     if not work.phases or len(set(work.phases)) < len(work.phases):
         raise UsageError(f"workload.phases must name prefill, decode or both, not {[str(p) for p in work.phases]}")
     if work.train_reference is not None:
-        check_option("method", work.train_reference, "workload.train_reference")
+        check_option("workload.train_reference", work.train_reference, "method")
     try:
         check_margin(precision.margin)
     except ValueError as error:
