@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from methods.base import Attached, Count, Method
 from methods.checkpoint import expect
-from methods.errors import MethodError
+from methods.errors import MethodError, Unsupported
+from methods.packed import can_train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,11 @@ class Full(Method):
 
     name: ClassVar[str] = "full"
     identity: ClassVar[bool] = True
+
+    def check(self, model: PreTrainedModel) -> None:
+        super().check(model)
+        if getattr(model, "is_quantized", False) or not all(map(can_train, model.parameters())):
+            raise Unsupported("the weights are quantized, and every one of them would train")
 
     def count(self, model: PreTrainedModel) -> Count:
         count = sum(parameter.numel() for parameter in model.parameters())

@@ -22,6 +22,8 @@ from transformers.pytorch_utils import Conv1D
 from methods.architectures import architecture_of
 from methods.base import Attached, Count, Method, freeze
 from methods.checkpoint import expect
+from methods.errors import Unsupported
+from methods.packed import can_train
 from methods.projections import Projection, check_rank
 from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
@@ -233,7 +235,12 @@ def fold_into_weight(base: nn.Module, projection: Projection, delta: Tensor) -> 
     """W + delta on the rows of one projection, added in float32 and rounded once to the weight's dtype.
 
     The sum becomes a new parameter of ``base``: another model may share the storage of the old one.
+
+    Raises:
+        Unsupported: the weight is quantized.
     """
+    if not can_train(cast(nn.Parameter, base.weight)):
+        raise Unsupported("the weights are quantized, and a merge would round them again; qlora does that")
     weight = cast(nn.Parameter, base.weight).detach().clone()
     rows = weight.t() if isinstance(base, Conv1D) else weight  # Conv1D stores [in, out]
     view = rows.unflatten(0, (projection.groups, projection.parts, -1))[:, projection.part]

@@ -20,6 +20,7 @@ from methods.architectures import ALL_LINEAR, architecture_of
 from methods.base import Attached, Count, Method
 from methods.errors import Unsupported
 from methods.lora import Lora, attach_lora, expect_branches, restore_branches
+from methods.packed import compute_portably
 from methods.projections import Projection, linear_shape
 from methods.validators import Fraction, Names, PositiveFloat, PositiveInt
 
@@ -91,10 +92,7 @@ def _nf4_layer(base: nn.Module, bnb: Any, dtype: torch.dtype, double_quantizatio
     dense = weight.t() if isinstance(base, Conv1D) else weight
     _set_weight(layer, dense, bnb, double_quantization)
     layer.bias = base.bias
-    # On processors with AVX512-BF16 the library would repack the weight in place at the first evaluation: it rounds the
-    # block constants to bfloat16, undoes double quantization and can't go back to training. What a model computes must
-    # not depend on whether it was evaluated before, so the portable path is used everywhere.
-    layer.support_avx512bf16_for_cpu = False
+    compute_portably(layer)
     layer.train(base.training)
     return cast(nn.Module, layer)
 

@@ -7,6 +7,7 @@ overrides need, and the members of each enum are spelled as in the YAML files.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,10 @@ from typing import Any
 
 BUILTIN = "builtin"
 """The name of the tokenizer that comes with the harness."""
+GGUF = ".gguf"
+"""Suffix of a file that holds a whole model: configuration, tokenizer and weights."""
+ADAPTER_CONFIG = "adapter_config.json"
+"""What peft writes beside the weights of an adapter."""
 
 
 class SourceError(ValueError):
@@ -57,7 +62,7 @@ class ModelConfig:
     settings: dict[str, Any] = field(default_factory=dict)
     """Arguments of that architecture's configuration class."""
     path: str | None = None
-    """Hub id or local folder; see :func:`is_local`."""
+    """Hub id, local folder or gguf file; see :func:`is_local`."""
     revision: str | None = None
     """Branch, tag or commit on the hub; a commit keeps a comparison comparable."""
     dtype: Dtype = Dtype.float32
@@ -74,11 +79,11 @@ class ModelConfig:
         """Refuses a local checkpoint that is not there.
 
         Raises:
-            SourceError: the folder is missing or holds no model.
+            SourceError: the folder is missing or holds no whole model.
         """
         if self.source == ModelSource.pretrained and self.path is not None and is_local(self.path):
             try:
-                local_folder(self.path, ("config.json",))
+                local_checkpoint(self.path)
             except SourceError as error:
                 raise SourceError(f"model '{self.name}': {error}") from error
 
@@ -105,6 +110,10 @@ class DataConfig:
     """Which configuration of a hub data set, such as ``wikitext-2-raw-v1``."""
     split: str = "train"
     text_column: str = "text"
+    """Its rows are text, or chats: lists of messages with ``role`` and ``content``. Where no column has this name's
+    default, a column ``messages`` is taken."""
+    template: str | None = None
+    """Text with the names of columns in braces, in the place of ``text_column``: ``"{question}\\n{answer}"``."""
     revision: str | None = None
     held_out_fraction: float = 0.1
     """The share of documents, between 0 and 1, that is never trained on. A hash of a document's text picks its side, so
@@ -123,8 +132,49 @@ class DataConfig:
 
 
 def is_local(path: str) -> bool:
-    """Whether a path means this machine's disk, not the hub: it exists here, or begins with ``.``, ``/`` or ``~``."""
-    return path.startswith((".", "/", "~")) or Path(path).exists()
+    """Whether a path means this machine's disk, not the hub.
+
+    It exists here, begins with ``.``, ``/`` or ``~``, or ends in ``.gguf``.
+    """
+    return path.startswith((".", "/", "~")) or path.endswith(GGUF) or Path(path).exists()
+
+
+def local_checkpoint(path: str) -> Path:
+    """The folder that holds a whole model, or its gguf file: ``path`` itself or the one in that folder.
+
+    Raises:
+        SourceError: there is none, there are several gguf files, or there is only an adapter.
+    """
+    place = Path(path).expanduser()
+    if place.suffix == GGUF:
+        if not place.is_file():
+            raise SourceError(f"there is no file '{place}': correct model.path")
+        return place
+    if (place / "config.json").is_file():
+        return place
+    files = sorted(file for file in place.iterdir() if file.suffix == GGUF) if place.is_dir() else []
+    if len(files) > 1:
+        raise SourceError(f"the local folder '{place}' holds {len(files)} gguf files: set model.path to {files[0]}")
+    if files:
+        return files[0]
+    refuse_adapter(place)
+    return local_folder(path, ("config.json",))
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuses a folder without weights of its own if it holds an adapter.
+
+    Raises:
+        SourceError: it does. The line names the base that the adapter was made for.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return
+    try:
+        base = json.loads((folder / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        base = None
+    whose, which = (f" of '{base}'", f"'{base}'") if base else ("", "its base")
+    raise SourceError(f"the local folder '{folder}' holds an adapter{whose}, no whole model: set model.path to {which}")
 
 
 def local_folder(path: str, files: Collection[str]) -> Path:

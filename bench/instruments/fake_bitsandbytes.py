@@ -95,7 +95,8 @@ def _fake_parameters(real: Any) -> Any:
             made: nn.Parameter = real(data, *args, quant_state=quant_state, **settings)
             return made
         parameter = nn.Parameter(data, requires_grad=False)
-        vars(parameter)["quant_state"] = quant_state
+        # peft reads them to make a layer like this one
+        vars(parameter).update(settings, quant_state=quant_state)
         return parameter
 
     return type(real.__name__, (real,), {"__new__": new})

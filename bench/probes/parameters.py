@@ -34,7 +34,9 @@ NEEDS_DATA = False
 
 def measure_base(subject: BaseSubject) -> Iterator[Measurement | Missing]:
     """The base's own."""
-    yield Measurement("total_parameters", parameter_count(subject.base.parameters()), subject.state)
+    from bench.workload.quantized import base_parameter_count
+
+    yield Measurement("total_parameters", base_parameter_count(subject.base), subject.state)
     yield Measurement("resident_parameters", 0, subject.state)
 
 

@@ -23,7 +23,8 @@ from bench.worker.setup import Report
 from bench.workload.corpus import Corpus
 from bench.workload.models import meta_model
 from bench.workload.plan import Plan, read_plan
-from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject, parameter_count
+from bench.workload.quantized import base_parameter_count
+from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject
 from bench.workload.training import Trainer, attach_to_train
 from methods import Attached, Unsupported
 from methods.architectures import sizes_of
@@ -89,7 +90,7 @@ def estimate_cell(config: Mapping[str, Any], request: Request, report: Report) -
     with fake_tensors(plan.device.type is DeviceType.cuda):
         report("building")
         base = meta_model(plan.model, STAND_IN)
-        parameters = parameter_count(base.parameters())
+        parameters = base_parameter_count(base)
         most = sizes_of(base).max_positions
         corpus = _corpus(plan)
         if request.control:

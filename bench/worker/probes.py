@@ -25,9 +25,10 @@ from bench.worker.merging import MergedOutputs, Tie, WrongMerge, check_saved, la
 from bench.worker.outputs import ROUNDING, distance, logits
 from bench.worker.setup import CHECKPOINT, Report, load_text, start
 from bench.workload.corpus import Corpus
-from bench.workload.models import load_model
+from bench.workload.models import load_model, source_warnings
 from bench.workload.plan import Plan
-from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject, parameter_count
+from bench.workload.quantized import base_parameter_count
+from bench.workload.subject import BaseSubject, ServedSubject, Subject, TrainingSubject
 from bench.workload.training import Trainer, attach_to_train
 from methods import Attached, Unsupported
 from methods.architectures import embedding_shape, sizes_of
@@ -63,7 +64,8 @@ def _train(plan: Plan, corpus: Corpus, checkpoint: Path, results: ProbeResults, 
     """Measures the base and the training, and saves the method."""
     base = load_model(plan.model, plan.torch_device, plan.seed)
     results.metadata["model"] = _shape(base)
-    parameters = parameter_count(base.parameters())
+    results.warnings += source_warnings(plan.model)
+    parameters = base_parameter_count(base)
     _probe(BaseSubject(plan, base, corpus), results, report)
     untouched = logits(base, corpus)
     torch.manual_seed(plan.seed)

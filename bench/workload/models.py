@@ -6,34 +6,46 @@ of a sweep before the first one starts and prints what it found.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from bench.config.sources import (
+    ADAPTER_CONFIG,
+    BUILTIN,
+    GGUF,
+    ModelConfig,
+    ModelSource,
+    SourceError,
+    is_local,
+    local_checkpoint,
+    local_folder,
 )
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, logging
-
-from bench.config.sources import BUILTIN, ModelConfig, ModelSource, SourceError, is_local, local_folder
+from bench.workload.architecture import locate, read_architecture, split_gguf
 from bench.workload.hub import one_line
+from bench.workload.quantized import (
+    FOUR_BITS,
+    dequantized,
+    logical_shapes,
+    make_portable,
+    mark_quantized,
+    method_of,
+    pack,
+    quantization,
+    transposed,
+)
+from bench.workload.weights import check_weights, fill, read_weights, refuse_misfit, weight_files
+from methods import Unsupported
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 TOKENIZER_FILE = Path(__file__).parent / "assets" / "tokenizer.json"
 VOCABULARY_SIZE = 4096
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
@@ -59,34 +71,47 @@ def load_model(config: ModelConfig, device: torch.device | str, seed: int) -> Pr
 
 
 def meta_model(config: ModelConfig, device: torch.device | str = "meta") -> PreTrainedModel:
-    """The same model on the meta device: every name, shape and dtype, no memory. Reads at most a ``config.json``.
+    """The same model on the meta device: every name, shape and dtype, no memory.
 
-    Under torch's ``FakeTensorMode`` the device may be another one.
+    Of a checkpoint it reads the configuration and, where the weights are here, the headers of their files. Under
+    torch's ``FakeTensorMode`` the device may be another one: then it is laid out as in memory, and no header is read.
 
     Raises:
         SourceError: as :func:`load_model`, as far as it can be told without the weights.
+        Unsupported: under ``FakeTensorMode``, the weights are quantized in a way that only they tell.
     """
     with _one_line_errors(config, config.path):
         model = _random(config, torch.device(device))
+        if config.source == ModelSource.pretrained:
+            _lay_out(config, model)
     model.train(False)
     return model
+
+
+def source_warnings(config: ModelConfig) -> list[str]:
+    """What a record should say of where its base comes from."""
+    if config.source == ModelSource.config or config.path is None or not is_local(config.path):
+        return []
+    if not (Path(config.path).expanduser() / ADAPTER_CONFIG).is_file():
+        return []
+    return [f"the adapter beside the weights in '{config.path}' was left out"]
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
     """The model's tokenizer.
 
     Raises:
-        SourceError: there is none, or it has more tokens than a model that it was not made for can embed.
+        SourceError: there is none, or it has more tokens than the model can embed.
     """
     source = config.tokenizer if config.tokenizer is not None else config.path
     with _one_line_errors(config, source):
         if source is None:
             raise SourceError("there is no path to take a tokenizer from: set model.tokenizer=builtin")
         tokenizer = _builtin_tokenizer() if source == BUILTIN else _saved_tokenizer(source, config)
-        if config.tokenizer is not None and len(tokenizer) > (room := _architecture(config).vocab_size):
+        if len(tokenizer) > (room := read_architecture(config).get_text_config().vocab_size):
             raise SourceError(
                 f"tokenizer '{source}' has {len(tokenizer)} tokens and the model has room for {room}: "
-                "raise vocab_size or choose another tokenizer"
+                "raise vocab_size or choose another with model.tokenizer"
             )
     return tokenizer
 
@@ -123,8 +148,8 @@ def _builtin_tokenizer() -> PreTrainedTokenizerFast:
 def _saved_tokenizer(source: str, config: ModelConfig) -> PreTrainedTokenizerFast:
     # a revision names a state of the model's own repository, not of another one's
     revision = config.revision if source == config.path else None
-    folder = _locate(source, ("tokenizer.json", "tokenizer_config.json"))
-    tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False)
+    folder, gguf = _locate_tokenizer(source)
+    tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False, **gguf)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise SourceError(f"tokenizer '{source}' is not a fast one (no tokenizer.json): convert it, or choose another")
     return tokenizer
@@ -133,26 +158,53 @@ def _saved_tokenizer(source: str, config: ModelConfig) -> PreTrainedTokenizerFas
 def _random(config: ModelConfig, device: torch.device) -> PreTrainedModel:
     """The architecture with new weights, drawn on the device itself: an 8B model takes minutes on a CPU."""
     with device:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(_architecture(config), **_build_options(config))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(read_architecture(config), **_build_options(config))
     return model
 
 
 def _pretrained(config: ModelConfig, device: torch.device) -> PreTrainedModel:
-    """The checkpoint's weights, all of them."""
-    logging.disable_progress_bar()
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        _model_path(config), revision=config.revision, output_loading_info=True, **_build_options(config)
-    )
-    model: PreTrainedModel
-    model, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        # transformers only logs this, and draws the missing weights at random
-        raise SourceError(
-            f"the checkpoint at '{config.path}' lacks {len(missing)} weights, the first being {missing[0]}: "
-            "it is not a whole causal language model, choose another"
-        )
+    """The checkpoint's weights, all of them, and nothing else."""
+    like = _random(config, torch.device("meta"))
+    model, report = _filled(config, like)
+    refuse_misfit(report, str(config.path))
+    model.name_or_path = model.config.name_or_path = str(config.path)
+    make_portable(model)
     nn.Module.to(model, device)  # in place; transformers' own has no types
     return model
+
+
+def _filled(config: ModelConfig, like: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model like ``like`` with the checkpoint's weights, and transformers' report."""
+    source, gguf = locate(config)
+    options = _build_options(config)
+    if not gguf:
+        weights = read_weights(weight_files(source, config.revision, download=True))
+        return fill(type(like), like.config, state_dict=weights, **options)
+    with TemporaryDirectory() as alone:  # of such a file transformers must be told the folder
+        (Path(alone) / gguf["gguf_file"]).symlink_to((Path(source) / gguf["gguf_file"]).resolve())
+        return fill(type(like), like.config, alone, **gguf, **dequantized(), **options)
+
+
+def _lay_out(config: ModelConfig, model: PreTrainedModel) -> None:
+    """Gives a model without data the layout of its checkpoint, and refuses one that the checkpoint does not fit.
+
+    Only a model that is to be run may be quantized in a way that weights alone tell: its names and shapes are known.
+    """
+    quantizer = quantization(model.config)
+    method = None if quantizer is None else method_of(quantizer)
+    estimated = model.device.type != "meta"
+    source, gguf = locate(config)
+    files = [] if gguf or estimated else weight_files(source, config.revision, download=False)
+    shapes = logical_shapes(read_weights(files), method) if files else None
+    if shapes is not None:
+        check_weights(model, shapes, source, transposed(model) if method in FOUR_BITS else ())
+    if method in FOUR_BITS:
+        stored = read_architecture(config).dtype
+        pack(model, quantizer, stored if isinstance(stored, torch.dtype) else model.dtype)
+    elif quantizer is not None and estimated:
+        raise Unsupported(f"'{config.path}' is quantized by {method}, whose layout only its weights tell: measure it")
+    elif quantizer is not None:
+        mark_quantized(model)
 
 
 def _build_options(config: ModelConfig) -> dict[str, Any]:
@@ -160,75 +212,15 @@ def _build_options(config: ModelConfig) -> dict[str, Any]:
     return {"dtype": dtype, "attn_implementation": config.attention.value, "trust_remote_code": False}
 
 
-def _architecture(config: ModelConfig) -> PreTrainedConfig:
-    """The transformers configuration, a new one each time, because building a model writes into it."""
-    if config.source == ModelSource.pretrained:
-        saved = AutoConfig.from_pretrained(_model_path(config), revision=config.revision, trust_remote_code=False)
-        assert isinstance(saved, PreTrainedConfig)
-        return saved
-    if config.architecture is None or config.architecture not in CONFIG_MAPPING:
-        hint = _hint(str(config.architecture), list(CONFIG_MAPPING))
-        raise SourceError(f"architecture '{config.architecture}' is not a transformers model_type{hint}: correct it")
-    config_class = CONFIG_MAPPING[config.architecture]
-    _check_settings(config.settings, config_class)
-    architecture: PreTrainedConfig = config_class(**config.settings)
-    return architecture
-
-
-def _check_settings(settings: dict[str, Any], config_class: type[PreTrainedConfig]) -> None:
-    """Refuse a misspelled setting: transformers keeps unknown arguments as attributes and goes on with the default."""
-    known = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
-    known -= {"dtype"}  # has a place of its own, model.dtype
-    _check_keys("settings", settings, known)
-    rope = settings.get("rope_parameters") or {}
-    # some architectures give each kind of layer its own set
-    for parameters in [value for value in rope.values() if isinstance(value, dict)] or [rope]:
-        _check_keys("settings.rope_parameters", parameters, RopeParameters.__annotations__)
-        kind = parameters.get("rope_type", "default")
-        if kind not in (kinds := {"default", *ROPE_INIT_FUNCTIONS}):
-            raise SourceError(f"rope_type '{kind}' is unknown: choose one of {', '.join(sorted(kinds))}")
-
-
-def _check_keys(where: str, given: Iterable[str], known: Collection[str]) -> None:
-    for key in given:
-        if key not in known:
-            raise SourceError(f"{where} has no '{key}' in this architecture{_hint(key, known)}: correct or remove it")
-
-
-def _hint(word: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
-
-
-def _model_path(config: ModelConfig) -> str:
-    if config.path is None:
-        raise SourceError("a pretrained model needs a hub id or a local folder: set model.path")
-    path = _locate(config.path, ("config.json",))
-    if is_local(config.path):
-        _check_weights(Path(path))
-    return path
-
-
-def _check_weights(folder: Path) -> None:
-    """Refuses a local checkpoint without weights, or with a torn file, before anything is loaded."""
-    index = folder / SAFE_WEIGHTS_INDEX_NAME
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {SAFE_WEIGHTS_NAME}
-    missing = sorted(name for name in names if not (folder / name).is_file())
-    if missing and any((folder / name).is_file() for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
-        return  # torch's own format, which only loading can check
-    if missing:
-        raise SourceError(f"the local folder '{folder}' has no {missing[0]}: give one written by save_pretrained")
-    for name in names:
-        try:
-            with safe_open(folder / name, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise SourceError(f"{folder / name} is torn: {error}: copy it again") from error
-
-
-def _locate(path: str, files: Collection[str]) -> str:
-    """A hub id as it is, or the path of a local folder that holds one of ``files``."""
-    return str(local_folder(path, files)) if is_local(path) else path
+def _locate_tokenizer(source: str) -> tuple[str, dict[str, str]]:
+    """A hub id as it is, or the local folder or gguf file that holds a tokenizer."""
+    if not is_local(source):
+        return source, {}
+    place = Path(source).expanduser()
+    if any((place / name).is_file() for name in TOKENIZER_FILES):
+        return str(place), {}
+    found = local_checkpoint(source)
+    return split_gguf(found if found.suffix == GGUF else local_folder(source, TOKENIZER_FILES))
 
 
 @contextmanager
@@ -236,6 +228,8 @@ def _one_line_errors(config: ModelConfig, source: str | None) -> Iterator[None]:
     """Turn whatever transformers and the hub raise about this model into one line that begins with its name."""
     try:
         yield
+    except Unsupported:  # skips this cell alone
+        raise
     except SourceError as error:
         raise SourceError(f"model '{config.name}': {error}") from error.__cause__
     except ImportError as error:

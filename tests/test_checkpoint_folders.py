@@ -1,0 +1,404 @@
+"""Folders as people have them: what is loaded is what the configuration describes, or one line says what is not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from bench.config.sources import ModelConfig, ModelSource, SourceError
+from bench.instruments.fake import fake_tensors
+from bench.instruments.memory import training_step_peak
+from bench.workload.architecture import read_architecture
+from bench.workload.models import load_model, load_tokenizer, meta_model, source_warnings
+from bench.workload.quantized import base_parameter_count
+from bench.workload.training import weight_tensors
+from methods import Attached, Unsupported
+from methods.full import Full
+from methods.lora import Lora
+from tests.command import here, refused
+
+WEIGHTS = "model.safetensors"
+SIZES: dict[str, Any] = {
+    "vocab_size": 4096,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+PARAMETERS = 2 * 4096 * 64 + 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96 + 2 * 64) + 64
+
+
+def save(folder: Path, kind: str = "llama", **settings: Any) -> Path:
+    """A small random model with a tokenizer of 4096 tokens beside it."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZES, **settings})).save_pretrained(folder)
+    load_tokenizer(ModelConfig("small", architecture="llama")).save_pretrained(folder)
+    return folder
+
+
+def at(folder: Path) -> ModelConfig:
+    return ModelConfig("saved", source=ModelSource.pretrained, path=str(folder), tokenizer=None)
+
+
+def add_adapter(folder: Path) -> Path:
+    """What `Trainer` leaves of a LoRA run, with weights that change every output."""
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "some/base"}))
+    part = "base_model.model.model.layers.0.self_attn.q_proj"
+    save_file(
+        {f"{part}.lora_A.weight": torch.ones(4, 64), f"{part}.lora_B.weight": torch.ones(64, 4)},
+        folder / "adapter_model.safetensors",
+    )
+    return folder
+
+
+def change_config(folder: Path, **settings: Any) -> Path:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    return folder
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    return folder
+
+
+def as_bin(folder: Path) -> Path:
+    """The weights in torch's own format."""
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+    return folder
+
+
+def as_shards(folder: Path) -> Path:
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="500KB")
+    (folder / WEIGHTS).unlink()
+    return folder
+
+
+def without_prefix(folder: Path) -> Path:
+    """Named as the model without its head names them."""
+    return change_weights(folder, lambda weights: renamed(weights, lambda name: name.removeprefix("model.")))
+
+
+def with_old_buffers(folder: Path) -> Path:
+    old = {
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
+        "model.layers.0.attn.masked_bias": torch.ones(1),
+    }
+    return change_weights(folder, lambda weights: weights.update(old))
+
+
+def renamed(weights: dict[str, torch.Tensor], rename: Callable[[str], str]) -> None:
+    new = {rename(name): weight for name, weight in weights.items()}
+    weights.clear()
+    weights.update(new)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda folder: folder, add_adapter, as_bin, as_shards, without_prefix, with_old_buffers]
+)
+def test_the_same_weights_give_the_same_model(change: Callable[[Path], Path], tmp_path: Path) -> None:
+    """However a folder holds the weights, and whatever lies beside them, the model has these weights and no other."""
+    folder = save(tmp_path)
+    whole = load_file(folder / WEIGHTS)
+    config = at(change(folder))
+    model = load_model(config, "cpu", seed=0)
+    state = model.state_dict()
+    assert set(state) == set(whole)
+    assert all(torch.equal(state[name], weight) for name, weight in whole.items())
+    assert base_parameter_count(model) == base_parameter_count(meta_model(config)) == PARAMETERS
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("llama", {"tie_word_embeddings": True}),
+        ("mixtral", {"num_local_experts": 2}),
+        ("gpt2", {"n_embd": 64, "n_layer": 1, "n_head": 4}),
+    ],
+)
+def test_what_transformers_converts_is_not_refused(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """Tied weights are not missing, and experts that are stored one by one are not left over."""
+    config = at(save(tmp_path, kind, **settings))
+    loaded, expected = load_model(config, "cpu", seed=1), meta_model(config)
+    assert {name: p.shape for name, p in loaded.named_parameters()} == {
+        name: p.shape for name, p in expected.named_parameters()
+    }
+
+
+def test_an_adapter_beside_the_weights_is_in_the_record(tmp_path: Path) -> None:
+    """The base is the base, and the record says that the adapter was left out; without one there is nothing to say."""
+    folder = save(tmp_path / "whole")
+    assert source_warnings(at(folder)) == []
+    (warning,) = source_warnings(at(add_adapter(folder)))
+    assert "adapter" in warning
+    assert str(folder) in warning
+
+
+def test_an_adapter_alone_names_its_base(tmp_path: Path) -> None:
+    """A folder with only an adapter is refused with the base that it names, with a config.json beside it or without."""
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    add_adapter(alone)
+    refused(here("run", "model=pretrained", f"model.path={alone}", "method=lora"), "holds an adapter of 'some/base'")
+    folder = add_adapter(save(tmp_path / "other"))
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(SourceError, match="holds an adapter of 'some/base'"):
+        meta_model(at(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: change_config(folder, num_hidden_layers=1),
+            "holds 9 weights .* model.layers.1.input_layernorm",
+        ),
+        (
+            lambda folder: change_config(folder, num_hidden_layers=3),
+            "lacks 9 weights, .* model.layers.2.input_layernorm",
+        ),
+        (lambda folder: change_config(as_bin(folder), num_hidden_layers=1), "holds 9 weights"),
+        (lambda folder: change_config(as_shards(folder), num_hidden_layers=1), "holds 9 weights"),
+        (
+            lambda folder: change_config(folder, intermediate_size=128),
+            r"down_proj.weight has shape \[64, 96\] .* and \[64, 128\] by its configuration, and 5 others differ",
+        ),
+        (lambda folder: change_weights(folder, lambda weights: weights.pop("lm_head.weight")), "lacks 1 weights"),
+        (lambda folder: change_weights(folder, lambda w: w.update(extra=torch.ones(1))), "holds 1 weights .* extra"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_before_anything_is_loaded(
+    change: Callable[[Path], Path], message: str, tmp_path: Path
+) -> None:
+    """Left-over and missing weights and other shapes are one line each, found in the headers and when loading alike."""
+    config = at(change(save(tmp_path)))
+    for build in (meta_model, lambda config: load_model(config, "cpu", seed=0)):
+        with pytest.raises(SourceError, match=message) as caught:
+            build(config)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_shard_that_is_absent_or_torn_is_refused(tmp_path: Path) -> None:
+    """One line names the file."""
+    folder = as_shards(save(tmp_path))
+    shard = sorted(folder.glob("model-*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(SourceError, match=f"{shard.name} is torn"):
+        meta_model(at(folder))
+    shard.unlink()
+    with pytest.raises(SourceError, match=f"has no {shard.name}"):
+        meta_model(at(folder))
+
+
+def test_a_file_of_torch_that_is_torn_is_refused(tmp_path: Path) -> None:
+    """As a safetensors file is, and so is one that holds something else."""
+    folder = as_bin(save(tmp_path))
+    torch.save([torch.ones(1)], folder / "pytorch_model.bin")
+    with pytest.raises(SourceError, match="no dictionary of tensors"):
+        meta_model(at(folder))
+    (folder / "pytorch_model.bin").write_bytes(b"torn")
+    with pytest.raises(SourceError, match="is torn"):
+        meta_model(at(folder))
+
+
+def test_a_tokenizer_larger_than_its_own_model_is_refused(tmp_path: Path) -> None:
+    """Also a model's own tokenizer may have more tokens than the model embeds."""
+    with pytest.raises(SourceError, match="has 4096 tokens and the model has room for 4000"):
+        load_tokenizer(at(save(tmp_path, vocab_size=4000)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "causal"),
+    [
+        ("bert", {}, False),
+        ("roberta", {"is_decoder": False}, False),
+        ("bert", {"is_decoder": True}, True),
+        ("xlm", {}, False),
+        ("xlm", {"causal": True}, True),
+        ("xlnet", {}, False),
+        ("bart", {}, True),
+        ("gpt_neox", {}, True),
+        ("gemma2", {}, True),
+        ("gemma2", {"use_bidirectional_attention": True}, False),
+    ],
+)
+def test_an_encoder_is_no_causal_model(kind: str, settings: dict[str, Any], causal: bool) -> None:
+    """A type that can be an encoder is refused unless its settings make it a decoder; decoders are not."""
+    config = ModelConfig("x", architecture=kind, settings=settings)
+    if causal:
+        read_architecture(config)
+    else:
+        with pytest.raises(SourceError, match=f"a {kind} model like this see those after them"):
+            read_architecture(config)
+
+
+@pytest.fixture(scope="module", params=["nf4", "fp4"])
+def four_bits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as `save_pretrained` writes it of a model that was quantized when it was loaded."""
+    folder = save(tmp_path_factory.mktemp(request.param))
+    packed = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=request.param, bnb_4bit_use_double_quant=request.param == "nf4"
+    )
+    AutoModelForCausalLM.from_pretrained(folder, quantization_config=packed).save_pretrained(folder)
+    return folder
+
+
+def layout(model: PreTrainedModel) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every tensor, constants of packed weights included."""
+    return [(tuple(tensor.shape), tensor.dtype) for tensor in weight_tensors(model)]
+
+
+def peak(attached: Attached) -> dict[str, int]:
+    """Bytes by category at the peak of a training step."""
+    parameters = list(attached.trained().values())
+    optimizer = torch.optim.AdamW(parameters)
+
+    def step() -> None:
+        ids = torch.zeros(2, 16, dtype=torch.long)
+        attached.model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()
+    return vars(training_step_peak(step, [*weight_tensors(attached.model), *parameters], optimizer))
+
+
+def test_a_4_bit_checkpoint_is_laid_out_without_its_weights(four_bits: Path) -> None:
+    """The estimate's model has the tensors of the loaded one, and LoRA on both has the same peak, to the byte."""
+    loaded = load_model(at(four_bits), "cpu", seed=0)
+    measured = layout(loaded)
+    assert base_parameter_count(loaded) == base_parameter_count(meta_model(at(four_bits))) == PARAMETERS
+    bytes_measured = peak(Lora(rank=4).attach(loaded))
+    with fake_tensors(cuda=False):
+        model = meta_model(at(four_bits), "cpu")
+        assert layout(model) == measured
+        assert peak(Lora(rank=4).attach(model)) == bytes_measured
+
+
+def test_packed_weights_are_not_trained(four_bits: Path) -> None:
+    """Full fine-tuning is refused before anything is loaded; LoRA trains beside them, and is not merged into them."""
+    model = meta_model(at(four_bits))
+    with pytest.raises(Unsupported, match="quantized"):
+        Full().check(model)
+    Lora().check(model)
+    attached = Lora().attach(load_model(at(four_bits), "cpu", seed=0))
+    with pytest.raises(Unsupported, match="quantized"):
+        attached.merge()
+
+
+def test_evaluating_a_4_bit_checkpoint_leaves_it_as_it_is(four_bits: Path) -> None:
+    """The library would repack weights on some processors, and then they could not be trained beside."""
+    model = load_model(at(four_bits), "cpu", seed=0)
+    before = layout(model)
+    with torch.no_grad():
+        model(input_ids=torch.zeros(1, 4, dtype=torch.long))
+    assert layout(model) == before
+
+
+def test_a_4_bit_checkpoint_that_does_not_fit_is_refused(four_bits: Path, tmp_path: Path) -> None:
+    """Its weights are compared as what they stand for."""
+    for file in four_bits.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(SourceError, match="holds 9 weights"):
+        meta_model(at(change_config(tmp_path, num_hidden_layers=1)))
+    with pytest.raises(SourceError, match=r"has shape \[64, 96\]"):
+        meta_model(at(change_config(tmp_path, num_hidden_layers=2, intermediate_size=128)))
+
+
+def test_a_quantization_that_only_weights_tell_is_not_estimated(tmp_path: Path) -> None:
+    """An estimate of 8-bit weights says so in one line; to run it, names and shapes are known."""
+    folder = change_config(save(tmp_path), quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True})
+    assert base_parameter_count(meta_model(at(folder))) == PARAMETERS
+    with pytest.raises(Unsupported, match="quantized"):
+        Full().check(meta_model(at(folder)))
+    with fake_tensors(cuda=False), pytest.raises(Unsupported, match="quantized by llm_int8"):
+        meta_model(at(folder), "cpu")
+
+
+def write_gguf(file: Path) -> dict[str, torch.Tensor]:
+    """A llama of one layer in a gguf file without a tokenizer; returns its weights by transformers' names."""
+    gguf = pytest.importorskip("gguf")
+    torch.manual_seed(0)
+    writer = gguf.GGUFWriter(str(file), "llama")
+    writer.add_context_length(128)
+    writer.add_embedding_length(32)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_dimension_count(16)
+    writer.add_vocab_size(64)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([chr(65 + number) for number in range(64)])
+    shapes = {
+        "token_embd.weight": ("model.embed_tokens.weight", (64, 32)),
+        "output_norm.weight": ("model.norm.weight", (32,)),
+        "output.weight": ("lm_head.weight", (64, 32)),
+        "blk.0.attn_norm.weight": ("model.layers.0.input_layernorm.weight", (32,)),
+        "blk.0.ffn_norm.weight": ("model.layers.0.post_attention_layernorm.weight", (32,)),
+        "blk.0.attn_q.weight": ("", (32, 32)),  # rotary positions are ordered otherwise in these files
+        "blk.0.attn_k.weight": ("", (32, 32)),
+        "blk.0.attn_v.weight": ("model.layers.0.self_attn.v_proj.weight", (32, 32)),
+        "blk.0.attn_output.weight": ("model.layers.0.self_attn.o_proj.weight", (32, 32)),
+        "blk.0.ffn_gate.weight": ("model.layers.0.mlp.gate_proj.weight", (48, 32)),
+        "blk.0.ffn_up.weight": ("model.layers.0.mlp.up_proj.weight", (48, 32)),
+        "blk.0.ffn_down.weight": ("model.layers.0.mlp.down_proj.weight", (32, 48)),
+    }
+    weights = {}
+    for name, (ours, shape) in shapes.items():
+        weight = torch.randn(shape)
+        writer.add_tensor(name, weight.numpy())
+        if ours:
+            weights[ours] = weight
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return weights
+
+
+def test_a_gguf_file_is_a_model(tmp_path: Path) -> None:
+    """The file, or the folder with one, gives the weights in it; a folder with several has to be told which."""
+    weights = write_gguf(tmp_path / "tiny.gguf")
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "some/base"}')
+    for path in (tmp_path / "tiny.gguf", tmp_path):
+        state = load_model(at(path), "cpu", seed=0).state_dict()
+        assert all(torch.equal(state[name], weight) for name, weight in weights.items())
+        assert {name: w.shape for name, w in meta_model(at(path)).state_dict().items()} == {
+            name: w.shape for name, w in state.items()
+        }
+    (tmp_path / "other.gguf").write_bytes((tmp_path / "tiny.gguf").read_bytes())
+    with pytest.raises(SourceError, match=r"holds 2 gguf files: set model.path to .*other\.gguf"):
+        meta_model(at(tmp_path))
+
+
+def test_gguf_files_that_cannot_be_had_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is not there, and a package that is not."""
+    with pytest.raises(SourceError, match=r"there is no file 'absent\.gguf'"):
+        meta_model(at(Path("absent.gguf")))
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SourceError, match="pip install gguf"):
+        meta_model(at(tmp_path / "x.gguf"))
+
+
+def test_a_misfit_is_found_before_the_first_cell(tmp_path: Path) -> None:
+    """The command line says so in one line, with status 2, and writes nothing."""
+    folder = change_config(save(tmp_path / "model"), num_hidden_layers=1)
+    done = here("run", "model=pretrained", f"model.path={folder}", f"results_dir={tmp_path / 'results'}")
+    refused(done, "holds 9 weights that its configuration does not describe")
+    assert not (tmp_path / "results").exists()
