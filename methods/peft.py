@@ -41,6 +41,7 @@ class Peft(Method):
     name: ClassVar[str] = "peft"
     identity: ClassVar[bool] = False  # True of some types only
     mergeable: ClassVar[bool] = True  # a merge is tried, and peft says why it can't be done
+    packages: ClassVar[tuple[str, ...]] = ("peft",)
 
     type: str
     """A name of ``peft.PeftType``: LORA, VERA, ..."""

@@ -41,6 +41,7 @@ class Qlora(Method):
     identity: ClassVar[bool] = False  # the LoRA part changes nothing at first, the quantization does
     mergeable: ClassVar[bool] = True
     lossy_merge: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("bitsandbytes",)
 
     rank: PositiveInt = 8
     alpha: PositiveFloat = 16.0

@@ -29,6 +29,8 @@ class Settings(ABC):
     mergeable: ClassVar[bool] = False
     lossy_merge: ClassVar[bool] = False
     """Whether a merge rounds the weights by more than floating point does."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Packages besides torch and transformers on which the method runs, as their distributions are called."""
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -286,6 +286,28 @@ def test_read_paths_takes_files_and_folders(tmp_path: Path) -> None:
     assert sorted(r.cell_id for r in read_paths([file, tmp_path, file])) == sorted([first.cell_id, second.cell_id])
 
 
+def test_records_of_two_machines_are_both_read(tmp_path: Path) -> None:
+    """Of one cell, measured on two machines, with two versions of torch, or two of a package that the method runs on,
+    both records count, in whatever order they are named and also in one folder; of another package the later does."""
+    base = {"python": "3.11.7", "torch": "2.11.0"}
+    changes: list[tuple[Any, int]] = [
+        ({"machine": {"processor": "another"}}, 2),
+        ({"machine": {"processor": "fake", "accelerator": "card"}}, 2),
+        ({"versions": {**base, "torch": "2.12.0"}}, 2),
+        ({"versions": {**base, "bitsandbytes": "1.0"}}, 1),
+        ({"versions": {**base, "bitsandbytes": "1.0"}, "metadata": {"packages": ["bitsandbytes"]}}, 2),
+    ]
+    for number, (change, count) in enumerate(changes):
+        folders = [tmp_path / f"{number}-{name}" for name in "ab"]
+        Store(folders[0]).write(make_record(make_cell()))
+        path = Store(folders[1]).write(dataclasses.replace(make_record(make_cell()), **change))
+        found = [read_paths(order) for order in (folders, folders[::-1])]
+        assert [len(records) for records in found] == [count, count]
+        assert found[0] == found[1] or count == 1
+        path.rename(folders[0] / "copy.json")
+        assert len(read_paths([folders[0]])) == count
+
+
 def test_the_later_of_two_records_wins(tmp_path: Path) -> None:
     """Of two records of one cell the one that started later counts, in whatever order they are named."""
     folders = [tmp_path / "old", tmp_path / "new"]

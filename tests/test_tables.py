@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.records.conditions import packages
 from bench.records.record import CONTROL, MERGED, UNMERGED, Measurement, Pairs, Record, Status
 from bench.report.comparison import KEYS, comparison_tables
 from bench.report.frame import frame
@@ -137,6 +138,47 @@ def test_other_machines_and_versions_stand_apart(change: dict[str, object], told
     both = comparison_tables([make_record(make_cell()), there])
     assert len(both) == 2
     assert sum(told in table.title for table in both) == 1
+
+
+def test_one_cell_on_two_machines_is_two_tables() -> None:
+    """Neither record replaces the other, and each title has its machine."""
+    one = make_record(make_cell())
+    tables = comparison_tables([one, dataclasses.replace(one, machine={"processor": "another"})])
+    assert sorted(table.title.rpartition(" · ")[2] for table in tables) == ["machine another", "machine fake"]
+
+
+def test_rows_are_set_apart_by_the_packages_they_run_on() -> None:
+    """Two records of peft's that ran on two versions of it have a table each; ours, which do not run on it, are in
+    both. Our rows alone are one table, whatever versions of peft and bitsandbytes were there."""
+
+    def of(method: str, implementation: str, peft: str) -> Record:
+        cell = dataclasses.replace(make_cell(method, 8), implementation=implementation)
+        record = make_record(cell)
+        return dataclasses.replace(record, versions={**record.versions, "peft": peft, "bitsandbytes": peft})
+
+    ours = [of("lora", "peft-verdict", "0.20.0"), of("adalora", "peft-verdict", "0.21.0")]
+    assert len(comparison_tables(ours)) == 1
+    tables = comparison_tables([*ours, of("lora", "peft", "0.20.0"), of("adalora", "peft", "0.21.0")])
+    assert [table.title.rpartition(" · ")[2] for table in tables] == ["peft 0.20.0", "peft 0.21.0"]
+    assert [{row[0] for row in table.rows} for table in tables] == [
+        {"control", "lora", "adalora", "lora (peft)"},
+        {"control", "lora", "adalora", "adalora (peft)"},
+    ]
+
+
+def test_a_record_says_on_which_packages_its_method_ran() -> None:
+    """A new one in words, one from before by a setting that tells of it; two versions are then two tables."""
+    quantized = make_cell("qlora")
+    settings = {**quantized.config["method"], "double_quantization": True}
+    quantized = dataclasses.replace(quantized, config={**quantized.config, "method": settings})
+    before = make_record(quantized)
+    before = dataclasses.replace(before, versions={**before.versions, "bitsandbytes": "0.50.2"})
+    new = dataclasses.replace(before, metadata={**before.metadata, "packages": ["bitsandbytes"]})
+    assert packages(before) == packages(new) == {"bitsandbytes": "0.50.2"}
+    assert packages(dataclasses.replace(new, metadata={"packages": []})) == {}
+    other = dataclasses.replace(new, versions={**new.versions, "bitsandbytes": "0.51.0"})
+    assert len(comparison_tables([before, new])) == 1
+    assert len(comparison_tables([before, other])) == 2
 
 
 def test_variants_of_one_method_are_told_apart() -> None:

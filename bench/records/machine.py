@@ -42,17 +42,20 @@ def machine() -> dict[str, Any]:
 
 
 @cache
-def versions(*implementations: str) -> dict[str, str]:
-    """Versions of Python and of the packages that metrics depend on, ``implementations`` of methods among them."""
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python and of the packages that metrics depend on.
+
+    Among them are ``packages``: those that bring a method, and those on which one runs.
+    """
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *packages):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
     for point in metadata.entry_points(group=ENTRY_POINTS):
         package = point.module.partition(".")[0]  # which its distribution need not be called
-        if package in implementations and point.dist is not None:
+        if package in packages and point.dist is not None:
             found[package] = point.dist.version
     return found
 

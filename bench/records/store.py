@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from bench.config.aliases import record_from_schema_1
 from bench.errors import UsageError
+from bench.records.conditions import distinct
 from bench.records.record import SCHEMA_VERSION, Record
 
 if TYPE_CHECKING:
@@ -65,11 +66,19 @@ class Store:
         Raises:
             UsageError: a file is torn, edited or of a newer schema.
         """
+        return {record.cell_id: record for record in self.records()}
+
+    def records(self) -> list[Record]:
+        """What each file of the folder holds: a cell twice, if it was copied there under another name.
+
+        Raises:
+            UsageError: a file is torn, edited or of a newer schema.
+        """
         try:
             paths = sorted(self.folder.glob(f"*{SUFFIX}"))
         except OSError as error:
             raise UsageError(f"{self.folder} can't be read: {error.strerror}") from error
-        return {record.cell_id: record for record in map(read_record, paths)}
+        return [read_record(path) for path in paths]
 
     def write(self, record: Record) -> Path:
         """Writes beside the old file and replaces it in one step, so that no reader ever sees half a record.
@@ -172,12 +181,15 @@ def _refuse(constant: str) -> None:
 
 
 def read_paths(paths: Iterable[Path]) -> list[Record]:
-    """The records of files and folders, each cell once: of two records the later one.
+    """The records of files and folders, each experiment once: of two of the same identity the later one.
+
+    A cell that was measured on two machines, or with other versions, has a record for each
+    (`bench.records.conditions.identity`).
 
     Raises:
         UsageError: a path is not there, or holds no records.
     """
-    found: dict[str, Record] = {}
+    found: list[Record] = []
     for path in paths:
         try:
             exists, folder = path.exists(), path.is_dir()
@@ -185,10 +197,8 @@ def read_paths(paths: Iterable[Path]) -> list[Record]:
             raise UsageError(f"{path} can't be read: {error.strerror}") from error
         if not exists:
             raise UsageError(f"{path} does not exist: give a record or a folder of records")
-        records = list(Store(path).read().values()) if folder else [read_record(path)]
+        records = Store(path).records() if folder else [read_record(path)]
         if not records:
             raise UsageError(f"{path} holds no records: run a sweep first, python -m bench multirun")
-        for record in records:
-            if record.cell_id not in found or record.started >= found[record.cell_id].started:
-                found[record.cell_id] = record
-    return list(found.values())
+        found += records
+    return distinct(found)

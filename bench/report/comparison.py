@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from bench.probes.registry import metrics
-from bench.records.conditions import conditions, configured, differing
+from bench.records.conditions import alike, configured, distinct, shared
 from bench.records.metrics import Better, Metric, Scope, Unit
 from bench.records.record import CONTROL, REFERENCE, Record, Status
 from bench.records.units import half_width, scale_for, show
 from bench.report.footnotes import footnotes
 from bench.report.frame import frame
-from bench.report.labels import Labels, labels, plain, size_label
+from bench.report.labels import Labels, labels, size_label, titles
 from bench.report.table import Column, Table
 
 KEYS = (Column("method", left=True, wrap=True), Column("size"), Column("state", left=True))
@@ -54,7 +53,12 @@ class _Group:
     @property
     def order(self) -> tuple[str, float, float, str]:
         first = self.rows.iloc[0]
-        return first["model"], first["batch_size"], first["prompt_length"], _key(self.records[0])
+        return (
+            first["model"],
+            first["batch_size"],
+            first["prompt_length"],
+            json.dumps(shared(self.records), sort_keys=True),
+        )
 
     @property
     def title(self) -> str:
@@ -75,34 +79,17 @@ class _Group:
 def comparison_tables(records: Sequence[Record]) -> list[Table]:
     """One table for each group, in an order that does not depend on the order of the records."""
     groups = sorted(_groups(records), key=lambda group: group.order)
-    alike: dict[str, list[_Group]] = {}
-    for group in groups:
-        alike.setdefault(group.title, []).append(group)
-    return [_table(group, _apart([conditions(other.records[0]) for other in alike[group.title]])) for group in groups]
+    return list(map(_table, groups, titles([group.title for group in groups], [group.records for group in groups])))
 
 
 def _groups(records: Sequence[Record]) -> Iterable[_Group]:
-    by_id = {record.cell_id: record for record in sorted(records, key=lambda record: record.cell_id)}
-    members: dict[str, list[Record]] = {}
-    for record in by_id.values():
-        members.setdefault(_key(record), []).append(record)
-    for group in members.values():
+    for group in alike(distinct(records)):
         for _, rows in frame(group).groupby(["batch_size", "prompt_length"], sort=True):
             here = set(rows["cell"])
             yield _Group(tuple(record for record in group if record.cell_id in here), rows)
 
 
-def _key(record: Record) -> str:
-    return json.dumps(conditions(record), sort_keys=True)
-
-
-def _apart(many: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys in which groups of one title differ, except for names, which repeat the others in other words."""
-    keys = differing(many)
-    return [key for key in keys if not key.endswith(".name")] or keys
-
-
-def _table(group: _Group, apart: Sequence[str]) -> Table:
+def _table(group: _Group, title: str) -> Table:
     names = labels(group.records)
     part = _ordered(group.rows, names)
     core = [ONCE[name] if name in ONCE and part[name].isna().all() else name for name in CORE]
@@ -112,9 +99,8 @@ def _table(group: _Group, apart: Sequence[str]) -> Table:
     best = {(row, index) for index, name in enumerate(shown, start=len(KEYS)) for row in _best(part, name)}
     by_id = {record.cell_id: record for record in group.records}
     keys = [_keys(row, by_id[row["cell"]], names) for _, row in part.iterrows()]
-    here = conditions(group.records[0])
     return Table(
-        title=" · ".join([group.title, *(f"{key} {plain(here.get(key))}" for key in apart)]),
+        title=title,
         columns=(*KEYS, *(column for column, _ in columns)),
         rows=tuple((*key, *(cells[i] for _, cells in columns)) for i, key in enumerate(keys)),
         notes=footnotes(part, group.records, names, (*core, *EXTRA)),

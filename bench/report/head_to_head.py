@@ -7,17 +7,16 @@ steps were timed in turn.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bench.records import stats
-from bench.records.conditions import conditions
+from bench.records.conditions import alike, distinct
 from bench.records.record import REFERENCE, TRAIN, UNMERGED, Point, Record, Status
 from bench.records.units import half_width
 from bench.report.footnotes import IntervalWidth, Legend, MeasuredOn
-from bench.report.labels import Labels, labels, size_label
+from bench.report.labels import Labels, labels, size_label, titles
 from bench.report.table import Column, Note, Table, Text
 
 BEST_MEANS = "the method is better than its reference, and so is the whole interval"
@@ -36,13 +35,18 @@ class Compared:
 
 def reference_tables(records: Sequence[Record]) -> list[Table]:
     """One table for all methods that were measured vs. the same implementation under the same conditions."""
-    groups: dict[str, list[tuple[Record, Point]]] = {}
-    for record in sorted(records, key=lambda record: (record.cell.name, record.cell.size or 0, record.cell_id)):
+    found: dict[tuple[str, Point], list[Record]] = {}
+    ordered = sorted(distinct(records), key=lambda record: (record.cell.name, record.cell.size or 0, record.cell_id))
+    for record in ordered:
         if record.cell.reference is not None and record.status is Status.OK:
             for point in record.cell.points:
-                held = [record.cell.reference.implementation, point, conditions(record)]
-                groups.setdefault(json.dumps(held, sort_keys=True, default=str), []).append((record, point))
-    return [_table(groups[key]) for key in sorted(groups)]
+                found.setdefault((record.cell.reference.implementation, point), []).append(record)
+    tables = []
+    for key in sorted(found):
+        groups = alike(found[key])
+        named = titles([_title(group[0], key[1]) for group in groups], groups)
+        tables += [_table(group, key[1], title) for group, title in zip(groups, named, strict=True)]
+    return tables
 
 
 def speed(record: Record, _point: Point) -> stats.Interval | None:
@@ -101,25 +105,28 @@ def _sides(record: Record, point: Point, phase: str) -> tuple[list[float], list[
     return [ours[process] for process in shared], [theirs[process] for process in shared]
 
 
-def _table(cells: Sequence[tuple[Record, Point]]) -> Table:
-    first, point = cells[0]
-    reference = first.cell.reference
+def _title(record: Record, point: Point) -> str:
+    reference = record.cell.reference
     assert reference is not None
-    version = first.versions.get(reference.implementation, "")
-    config = first.cell.config
+    version = record.versions.get(reference.implementation, "")
+    config = record.cell.config
     work = config["workload"]
-    title = (
+    words = (
         f"vs. {reference.implementation} {version}".rstrip(),
-        first.cell.model,
+        record.cell.model,
         f"batch {point[0]} × {point[1]}",
         f"training {work['train_batch_size']} × {work['train_length']}",
         str(config["model"]["dtype"]),
         str(config["runtime"]["name"]),
         str(config["device"]["name"]),
     )
-    records = [record for record, _ in cells]
+    return " · ".join(words)
+
+
+def _table(records: Sequence[Record], point: Point, title: str) -> Table:
+    first = records[0]
     names = labels(records)
-    found = [[compared.of(record, where) for compared in COMPARED] for record, where in cells]
+    found = [[compared.of(record, point) for compared in COMPARED] for record in records]
     rows = [(names.full(record), *map(_shown, COMPARED, row)) for record, row in zip(records, found, strict=True)]
     notes: tuple[Note, ...] = (
         *(Legend(row, settings) for row, settings in names.legend),
@@ -133,7 +140,7 @@ def _table(cells: Sequence[tuple[Record, Point]]) -> Table:
         MeasuredOn(str(first.machine.get("processor")), ()),
     )
     return Table(
-        title=" · ".join(title),
+        title=title,
         columns=(
             Column("method", left=True, wrap=True),
             *(Column(compared.label, "× reference") for compared in COMPARED),

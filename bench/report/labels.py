@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.config.schema import REFERENCE_KEY
 from bench.records.cell import Cell, Reference
-from bench.records.conditions import differing, settings
+from bench.records.conditions import differing, settings, shared, telling
 from bench.records.record import Record
 
 SYMBOLS = {"rank": "r", "r": "r", "target_r": "r", "bottleneck": "b", "num_virtual_tokens": "tokens"}
@@ -65,6 +65,16 @@ def size_label(cell: Cell, reference: Reference | None = None) -> str:
     symbol = next((symbol for key, symbol in SYMBOLS.items() if given.get(key) == side.size), None)
     other = next((key for key, value in given.items() if type(value) is int and value == side.size), "size")
     return f"{symbol or other}={side.size}"
+
+
+def titles(short: Sequence[str], groups: Sequence[Sequence[Record]]) -> list[str]:
+    """Titles of tables, one for each group of records: where two would be the same, with the conditions that differ."""
+    held = [shared(group) for group in groups]
+    keys = {title: telling(own for own, other in zip(held, short, strict=True) if other == title) for title in {*short}}
+    return [
+        " · ".join([title, *(f"{key} {plain(own.get(key))}" for key in keys[title])])
+        for title, own in zip(short, held, strict=True)
+    ]
 
 
 def plain(value: object) -> str:

@@ -7,7 +7,6 @@ its reference in one place: the published value over the published reference, vs
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -19,9 +18,10 @@ from bench.config.groups import conf, options
 from bench.errors import UsageError
 from bench.records import stats
 from bench.records.cell import OURS, STRICT
-from bench.records.conditions import conditions
+from bench.records.conditions import alike, distinct
 from bench.records.record import CONTROL, UNMERGED, Point, Record, Status
 from bench.records.units import half_width
+from bench.report.labels import titles
 from bench.report.table import Column, Table, Text
 
 SECONDS = "_seconds"
@@ -118,26 +118,23 @@ def published_tables(records: Sequence[Record]) -> list[Table]:
     for study in sorted({record.study for record in good}):
         own = [record for record in good if record.study == study]
         for source in published(study):
-            for group in _alike(own):
-                if source.model in (None, group[0].cell.model) and (table := _table(source, group)):
-                    found.append(table)
+            groups = [one for one in alike(distinct(own)) if source.model in (None, one[0].cell.model)]
+            named = titles([_title(source, group[0]) for group in groups], groups)
+            tables = (_table(source, group, title) for group, title in zip(groups, named, strict=True))
+            found += [table for table in tables if table is not None]
     return found
 
 
-def _alike(records: Sequence[Record]) -> list[list[Record]]:
-    """Records that differ in method and workload point alone."""
-    groups: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: record.cell_id):
-        groups.setdefault(json.dumps(conditions(record), sort_keys=True, default=str), []).append(record)
-    return list(groups.values())
+def _title(source: Source, record: Record) -> str:
+    config = record.cell.config
+    return " · ".join((f"vs. {source.source}", record.cell.model, config["runtime"]["name"], config["device"]["name"]))
 
 
-def _table(source: Source, records: Sequence[Record]) -> Table | None:
+def _table(source: Source, records: Sequence[Record], title: str) -> Table | None:
     found = [(row, ours) for row in source.rows if (ours := _ours(source, row, records)) is not None]
     if not found:
         return None
     cell, machine = records[0].cell, records[0].machine
-    title = (f"vs. {source.source}", cell.model, cell.config["runtime"]["name"], cell.config["device"]["name"])
     unit = f"× {source.reference}"
     words = [Column(name, left=True, wrap=name == "method") for name in ("method", "state", "point")]
     notes = (
@@ -147,7 +144,7 @@ def _table(source: Source, records: Sequence[Record]) -> Table | None:
         *_orders(found),
     )
     return Table(
-        title=" · ".join(title),
+        title=title,
         columns=(*words, Column("ours", unit), Column("published", unit)),
         rows=tuple((row.name, row.state, row.place, _shown(ours), f"{row.ratio:.3f}") for row, ours in found),
         notes=tuple(map(Text, notes)),

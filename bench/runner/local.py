@@ -62,7 +62,7 @@ class LocalEngine:
                 **({"detail": outcome.detail} if outcome.detail else {}),
             },
             machine={**machine(), **results.machine},
-            versions=versions(*implementations(cell)),
+            versions=versions(*implementations(cell), *results.metadata.get("packages", ())),
             commit=commit(),
             started=started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - clock, 3),

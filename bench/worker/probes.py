@@ -51,6 +51,8 @@ def measure_metrics(config: Mapping[str, Any], staging: str, report: Report) -> 
     results = ProbeResults()
     report("loading")
     corpus = load_text(plan)
+    methods = [plan.method, *([] if plan.reference is None else [plan.reference])]
+    results.metadata["packages"] = sorted({package for method in methods for package in method.packages})
     results.metadata["data"] = {"fingerprint": corpus.fingerprint, **corpus.description}
     if plan.torch_device.type == "cuda":
         results.machine["accelerator"] = torch.cuda.get_device_name(plan.torch_device)
