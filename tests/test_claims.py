@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -56,11 +58,12 @@ def verdict(found: list[Judgment]) -> Verdict:
     ("relation", "center", "width", "expected"),
     [
         ("greater", 0.05, 1.0, Verdict.SUPPORTED),
-        ("greater", 0.0, 1.0, Verdict.REFUTED),
+        ("greater", 0.0, 1.0, Verdict.NEGLIGIBLE),
         ("greater", -0.05, 1.0, Verdict.REFUTED),
         ("greater", 0.0, 9.0, Verdict.UNCLEAR),
         ("less", -0.05, 1.0, Verdict.SUPPORTED),
-        ("less", 0.0, 1.0, Verdict.REFUTED),
+        ("less", 0.0, 1.0, Verdict.NEGLIGIBLE),
+        ("less", 0.05, 1.0, Verdict.REFUTED),
         ("less", 0.05, 9.0, Verdict.UNCLEAR),
         ("same", 0.0, 1.0, Verdict.SUPPORTED),
         ("same", 0.015, 1.0, Verdict.SUPPORTED),
@@ -229,7 +232,7 @@ def growth(slope: float, noise: float = 1.0, sizes: Iterable[int] = (16, 64, 256
     ("slope", "noise", "expected"),
     [
         (1e-3, 1.0, Verdict.SUPPORTED),
-        (0.0, 0.3, Verdict.REFUTED),
+        (0.0, 0.3, Verdict.NEGLIGIBLE),
         (-5e-4, 1.0, Verdict.REFUTED),
         (1e-5, 9.0, Verdict.UNCLEAR),
     ],
@@ -378,6 +381,110 @@ def test_only_the_contrary_of_what_is_expected_surprises(tmp_path: Path) -> None
     assert unexpected(judge(bold, [timed(-0.1)])[0])
     assert not unexpected(judge(bold, [timed(0.1)])[0])
     assert not unexpected(judge(bold, [timed(0.0, width=9.0)])[0])
+
+
+def test_what_is_too_small_to_matter_is_no_success_and_no_failure(tmp_path: Path) -> None:
+    """An effect shown to be less than its margin contradicts an expected support, and no expected refutation."""
+    support, refute = (
+        claim(tmp_path, "{quantity: decode_ratio, relation: greater}", more=f"expected: {expected}\n")
+        for expected in ("supported", "refuted")
+    )
+    assert unexpected(judge(support, [timed(0.0)])[0])
+    assert not unexpected(judge(refute, [timed(0.0)])[0])
+    assert unexpected(judge(refute, [timed(0.1)])[0])
+
+
+def test_a_small_effect_is_told_with_its_margin(tmp_path: Path) -> None:
+    """In text and Markdown as "< 2.5%" and "less than 2.5%", in JSON as a verdict with its margin."""
+    one = claim(tmp_path, "{quantity: decode_ratio, relation: greater, margin: 0.025}", more="expected: supported\n")
+    judgments = judge(one, [timed(0.0)])
+    assert "< 2.5% (!)" in printed(claims_report(judgments, details=False))
+    assert "claim: less than 2.5%, but supported was expected" in printed(claims_report(judgments, details=False))
+    assert "less than 2.5%: lora 8" in render(claims_report(judgments, details=True), "md").decode()
+    (plain,) = json.loads(render(claims_report(judgments, details=False), "json"))["claims"]
+    assert (plain["verdict"], plain["margin"]) == ("negligible", 0.025)
+
+
+@pytest.mark.parametrize(("truth", "most"), [(0.01, {Verdict.REFUTED: 0.05}), (0.0, {Verdict.SUPPORTED: 0.06})])
+def test_a_word_says_no_more_than_was_found(tmp_path: Path, truth: float, most: dict[Verdict, float]) -> None:
+    """Of 400 runs of eight processes that spread by 1%: of what is 1% slower at most 5% are refuted, and of what is no
+    slower at most 5%, within chance, are supported. Most say that it is less than 3%."""
+    one, rng = claim(tmp_path, "{quantity: decode_ratio, relation: greater}"), random.Random(0)
+
+    def run() -> Verdict:
+        return verdict(judge(one, [known(make_cell(), [], pairs_at([rng.gauss(truth, 0.01) for _ in range(8)]))]))
+
+    found = Counter(run() for _ in range(400))
+    assert all(found[which] <= share * 400 for which, share in most.items())
+    assert found[Verdict.NEGLIGIBLE] + found[Verdict.SUPPORTED] > 300
+    assert {*found} <= {Verdict.SUPPORTED, Verdict.REFUTED, Verdict.NEGLIGIBLE, Verdict.UNCLEAR}
+
+
+@pytest.mark.parametrize(("relation", "told"), [("same", Verdict.REFUTED), ("not_greater", Verdict.REFUTED)])
+def test_the_same_seconds_are_the_same_on_average(tmp_path: Path, relation: str, told: Verdict) -> None:
+    """One pair of ten that takes twice as long is not seen by the median; what is said to be the same is not then."""
+    one = claim(tmp_path, f"{{quantity: decode_ratio, relation: {relation}, compared_to: control}}")
+    rare = [
+        dataclasses.replace(
+            own,
+            control_seconds=own.control_seconds * 10,
+            arm_seconds=(*own.arm_seconds * 9, own.arm_seconds[0] * 2),
+            control_first=(True,) * 10,
+        )
+        for own in timed(0.0).pairs
+    ]
+    (found,) = judge(one, [dataclasses.replace(timed(0.0), pairs=tuple(rare))])
+    assert found.verdict is told
+    assert "mean × 1.1" in printed(claims_report([found], details=False))
+    small = claim(tmp_path, "{quantity: decode_ratio, relation: greater}")
+    assert verdict(judge(small, [dataclasses.replace(timed(0.0), pairs=tuple(rare))])) is Verdict.UNCLEAR
+
+
+def test_records_of_two_machines_are_judged_apart(tmp_path: Path) -> None:
+    """One cell on two machines has a verdict for each, with the machine in its title, or one that says of both; neither
+    record replaces the other. Of two versions of torch the same."""
+    evidence = "{quantity: decode_ratio, relation: greater}"
+    one = claim(tmp_path, evidence)
+    here, there = timed(0.1), dataclasses.replace(timed(-0.1), machine={"processor": "another"})
+    found = judge_all([one], [here, there])
+    assert {(j.verdict, j.setting.rpartition(" · ")[2]) for j in found} == {
+        (Verdict.SUPPORTED, "fake"),
+        (Verdict.REFUTED, "another"),
+    }
+    pooled = claim(tmp_path, evidence, more="pool_over: [machine]\n")
+    (both,) = judge_all([pooled], [here, there])
+    assert (both.verdict, len(both.results)) == (Verdict.REFUTED, 2)
+    assert "fake" in both.setting
+    assert "another" in both.setting
+    later = dataclasses.replace(timed(-0.1), versions={"torch": "2.12.0"})
+    assert sorted(j.verdict for j in judge_all([one], [here, later])) == [Verdict.REFUTED, Verdict.SUPPORTED]
+
+
+def test_growth_on_two_machines_is_two_lines(tmp_path: Path) -> None:
+    """Pooled over machines, the line of each is judged, and one that does not grow is not passed over."""
+    evidence = "{quantity: decode_extra_seconds, relation: grows, over: size}"
+    one = claim(tmp_path, evidence, "{method: prefix_tuning}", "pool_over: [machine]\n")
+    flat = [dataclasses.replace(record, machine={"processor": "another"}) for record in growth(-5e-4)]
+    (found,) = judge_all([one], [*growth(1e-3), *flat])
+    assert sorted(result.verdict for result in found.results) == [Verdict.REFUTED, Verdict.SUPPORTED]
+
+
+def test_a_package_that_both_run_on_must_be_the_same(tmp_path: Path) -> None:
+    """Two records of peft's that ran on two versions of peft are not compared; ours, which do not run on it, are
+    compared with both."""
+    evidence = "{quantity: decode_ratio, relation: less, compared_to: {method: vera, implementation: peft}}"
+    one = claim(tmp_path, evidence, "{method: lora, implementation: peft}")
+    ours = claim(tmp_path, evidence)
+
+    def of(method: str, implementation: str, peft: str, center: float) -> Record:
+        cell = dataclasses.replace(make_cell(), method=method, implementation=implementation)
+        return dataclasses.replace(timed(center, cell=cell), versions={"torch": "2.11.0", "peft": peft})
+
+    theirs = of("vera", "peft", "0.21.0", 0.1)
+    assert verdict(judge_all([one], [of("lora", "peft", "0.21.0", 0.0), theirs])) is Verdict.SUPPORTED
+    (apart,) = judge_all([one], [of("lora", "peft", "0.20.0", 0.0), theirs])
+    assert "peft (0.20.0, 0.21.0)" in str(apart.results[0].reason)
+    assert verdict(judge_all([ours], [of("lora", "peft-verdict", "0.20.0", 0.0), theirs])) is Verdict.SUPPORTED
 
 
 @given(order=st.permutations(range(3)), copies=st.integers(1, 3))

@@ -12,10 +12,10 @@ from typing import Any
 
 from bench.claims.claim import Evidence, Relation, Selector
 from bench.claims.pairing import ABSENT, best_measured, cell_name, confounders, selects
-from bench.claims.result import EvidenceResult, Exact, Test, Verdict, directed
+from bench.claims.result import EvidenceResult, Exact, PValues, Sample, Test, Verdict, directed
 from bench.probes.registry import measured
 from bench.records import stats
-from bench.records.record import CONTROL, UNMERGED, Point, Record
+from bench.records.record import CONTROL, UNMERGED, Pairs, Point, Record
 
 
 def partners(
@@ -56,8 +56,8 @@ def ratios(evidence: Evidence, state: str, record: Record, partner: Record | Non
     for point in _shared_points(record, partner):
         name = cell_name(record, point)
         against = "control" if partner is None else f"{cell_name(partner, point)}, {other}"
-        mine = record.log_ratios(evidence.phase, state, point)
-        theirs = [] if partner is None else partner.log_ratios(evidence.phase, other, point)
+        mine = record.pairs_of(evidence.phase, state, point)
+        theirs = [] if partner is None else partner.pairs_of(evidence.phase, other, point)
         reason = None
         if not mine or (partner is not None and not theirs):
             reason = f"{evidence.quantity} was not measured here"
@@ -66,9 +66,9 @@ def ratios(evidence: Evidence, state: str, record: Record, partner: Record | Non
         if reason is not None:
             yield EvidenceResult(evidence, Verdict.UNCLEAR, name, against, reason=reason, records=ids)
             continue
-        found = stats.mean(mine) if partner is None else stats.difference(mine, theirs)
-        moved = stats.Mean(found.value - math.log(evidence.times), found.error, found.freedom)
-        yield Test(evidence, name, against, found, "ratio", *_p_values(evidence, moved), ids)
+        found = _sample(mine, theirs)
+        p, by_median = (_p_values(evidence, s.less(math.log(evidence.times))) for s in (found, found.median_only))
+        yield Test(evidence, name, against, found, "ratio", p, by_median.evidence, ids)
     if not _shared_points(record, partner):
         assert partner is not None
         reason = f"not compared: {cell_name(record)} and {cell_name(partner)} share no workload point"
@@ -85,18 +85,25 @@ def _other_state(evidence: Evidence) -> str:
     return evidence.compared_to.state if isinstance(evidence.compared_to, Selector) else UNMERGED
 
 
-def _p_values(evidence: Evidence, found: stats.Mean) -> tuple[float, float]:
-    """p-values of what the evidence says and of its contrary."""
+def _sample(mine: Sequence[Pairs], theirs: Sequence[Pairs]) -> Sample:
+    """The ratio to the control, or to the ratio of other cells to theirs, by both statistics."""
+    sides = [
+        ([own.log_ratio for own in pairs], [own.mean_log_ratio for own in pairs]) for pairs in (mine, theirs) if pairs
+    ]
+    return Sample(*(stats.mean(*s) if len(s) == 1 else stats.difference(*s) for s in zip(*sides, strict=True)))
+
+
+def _p_values(evidence: Evidence, found: Sample) -> PValues:
     margin = stats.margin_log(evidence.margin)
     match evidence.relation:
         case Relation.greater:
             return directed(found, margin)
         case Relation.less:
-            return directed(stats.Mean(-found.value, found.error, found.freedom), margin)
+            return directed(-found, margin)
         case Relation.same:
-            return found.p_within(margin), min(1.0, 2 * min(found.p_above(margin), found.p_below(-margin)))
+            return PValues(found.p_within(margin), min(1.0, 2 * min(found.p_beyond(margin), (-found).p_beyond(margin))))
         case _:
-            return found.p_below(margin), found.p_above(margin)
+            return PValues(found.p_below(margin), found.p_beyond(margin))
 
 
 # Deterministic metrics

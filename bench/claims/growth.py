@@ -9,9 +9,9 @@ from typing import Any
 
 from bench.claims.claim import Evidence
 from bench.claims.pairing import cell_name
-from bench.claims.result import EvidenceResult, Test, Verdict, directed
+from bench.claims.result import EvidenceResult, Sample, Test, Verdict, directed
 from bench.records import stats
-from bench.records.conditions import conditions, differing, flatten, settings
+from bench.records.conditions import differing, flatten, identity, settings, shared
 from bench.records.record import Point, Record
 
 UNITS = {"num_hidden_layers": "layer", "n_layer": "layer", "batch_size": "sequence", "size": "unit of size"}
@@ -31,7 +31,10 @@ class Spot:
 
 
 def growth(evidence: Evidence, state: str, group: Sequence[Record]) -> Iterator[Test | EvidenceResult]:
-    """The slope over the axis, at the largest values of the other axes, where an effect is largest."""
+    """The slope over the axis, at the largest values of the other axes, where an effect is largest.
+
+    Of records of several machines, or with several versions, each set has a line.
+    """
     assert evidence.over is not None
     phase, over = evidence.phase, evidence.over
     spots = [
@@ -47,18 +50,30 @@ def growth(evidence: Evidence, state: str, group: Sequence[Record]) -> Iterator[
     if not grown:
         yield _no_line(evidence, group, spots)
         return
-    line = max(grown, key=lambda line: (len({spot.level for spot in line}), _largest(line)))
-    line = sorted({spot.level: spot for spot in line}.values(), key=lambda spot: spot.level)
-    values = [[p.extra_seconds for p in spot.record.pairs_of(phase, state, spot.point)] for spot in line]
+    places: dict[str, list[list[Spot]]] = {}
+    for line in grown:
+        places.setdefault(identity(line[0].record)[1], []).append(line)
+    for those in places.values():
+        line = max(those, key=lambda line: (len({spot.level for spot in line}), _largest(line)))
+        yield _slope(evidence, state, sorted({spot.level: spot for spot in line}.values(), key=lambda spot: spot.level))
+
+
+def _slope(evidence: Evidence, state: str, line: Sequence[Spot]) -> Test:
+    phase, over = evidence.phase, str(evidence.over)
+    pairs = [spot.record.pairs_of(phase, state, spot.point) for spot in line]
     levels = [spot.level for spot in line]
-    found = stats.mean(stats.slopes(levels, values))
+    found = Sample(
+        stats.mean(stats.slopes(levels, [[own.extra_seconds for own in those] for those in pairs])),
+        stats.mean(stats.slopes(levels, [[own.mean_extra_seconds for own in those] for those in pairs])),
+    )
     # growth over the whole range that is less than the margin, as a fraction of the control's step, does not matter
     control = max(_control_seconds(spot, phase) for spot in line)
     margin = evidence.margin * control / (levels[-1] - levels[0])
     axis = over.rpartition(".")[2]
     subject = f"{cell_name(line[-1].record, line[-1].point)}; {axis} {', '.join(f'{level:g}' for level in levels)}"
     ids = tuple(dict.fromkeys(spot.record.cell_id for spot in line))
-    yield Test(evidence, subject, "0", found, f"s per {UNITS.get(axis, axis)}", *directed(found, margin), ids)
+    p = directed(found, margin)
+    return Test(evidence, subject, "0", found, f"s per {UNITS.get(axis, axis)}", p, p.evidence, ids)
 
 
 def _size_keys(group: Sequence[Record]) -> set[str]:
@@ -73,7 +88,7 @@ def _spot(over: str, record: Record, point: Point, size_keys: set[str]) -> Spot 
     level = axes.get(over, flatten(record.cell.config).get(over))
     if isinstance(level, bool) or not isinstance(level, int | float):
         return None
-    same = {**conditions(record), **settings(record), **axes}
+    same = {**shared([record]), **settings(record), **axes}
     freed = {over, *LISTS, *({"size", *size_keys} if over == "size" or over in size_keys else ())}
     return Spot(record, point, float(level), {key: value for key, value in same.items() if key not in freed})
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from bench.claims.claim import Evidence, Selector
-from bench.records.conditions import conditions, configured, differing, flatten
+from bench.records.conditions import configured, conflicts, identity, without_names
 from bench.records.record import Point, Record
 
 ABSENT = "no record of"
@@ -23,9 +22,8 @@ def selects(selector: Selector, record: Record) -> bool:
 
 def confounders(one: Record, other: Record) -> list[str]:
     """What two records differ in besides the method, each with both values; empty if they can be compared."""
-    both = [conditions(one), conditions(other)]
-    keys = [key for key in differing(both) if not key.endswith(".name")] or differing(both)
-    return [f"{key} ({both[0].get(key)}, {both[1].get(key)})" for key in keys]
+    found = conflicts(one, other)
+    return [f"{key} ({found[key][0]}, {found[key][1]})" for key in without_names(found)]
 
 
 def cell_name(record: Record, point: Point | None = None) -> str:
@@ -46,16 +44,10 @@ def best_measured(records: Sequence[Record], evidence: Evidence) -> list[Record]
     for record in records:
         config = {key: value for key, value in record.cell.config.items() if key != "precision"}
         work = {key: value for key, value in config["workload"].items() if key != "phases"}
-        key = json.dumps([{**config, "workload": work}, _surroundings(record)], sort_keys=True, default=str)
+        key = json.dumps([{**config, "workload": work}, identity(record)[1]], sort_keys=True, default=str)
         if key not in best or _amount(record, evidence) > _amount(best[key], evidence):
             best[key] = record
     return list(best.values())
-
-
-def _surroundings(record: Record) -> dict[str, Any]:
-    """Versions and machine: records that differ in them are different experiments."""
-    held = flatten(record.cell.config)
-    return {key: value for key, value in conditions(record).items() if key not in held}
 
 
 def _amount(record: Record, evidence: Evidence) -> tuple[int, str, str]:

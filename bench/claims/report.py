@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bench.claims.claim import Relation
-from bench.claims.result import Effect, EvidenceResult, Verdict
+from bench.claims.result import MEAN, Effect, EvidenceResult, Verdict
 from bench.claims.verdict import Judgment, command, unexpected
 from bench.probes.registry import metrics
 from bench.records.metrics import Unit
@@ -17,8 +17,14 @@ from bench.report.table import Column, Report, Table, Text
 
 # 1: until November 2026.
 # 2: the words of schema 2 of records; "findings" are "results", "settle" is "reproduce".
-REPORT_SCHEMA = 2
-STYLES = {Verdict.SUPPORTED: "green", Verdict.REFUTED: "red", Verdict.UNCLEAR: "yellow"}
+# 3: a verdict "negligible", which was "refuted"; "margin" says what it is smaller than. An effect has a "statistic".
+REPORT_SCHEMA = 3
+STYLES = {
+    Verdict.SUPPORTED: "green",
+    Verdict.NEGLIGIBLE: "blue",
+    Verdict.REFUTED: "red",
+    Verdict.UNCLEAR: "yellow",
+}
 SIGNS = {Relation.greater: ">", Relation.less: "<", Relation.equal: "="}
 COLUMNS = (
     Column("claim", left=True),
@@ -51,7 +57,8 @@ def _table(setting: str, group: Sequence[Judgment], details: bool) -> Table:
 def _row(judgment: Judgment) -> tuple[str, str, str, str]:
     timed = _representative(judgment, timed=True)
     exact = _representative(judgment, timed=False)
-    verdict = str(judgment.verdict) + (" (!)" if unexpected(judgment) else "")
+    verdict = str(judgment.verdict) if judgment.margin is None else f"< {_percent(judgment.margin)}"
+    verdict += " (!)" if unexpected(judgment) else ""
     effect = ""
     if timed is not None:
         effect = _effect(timed.effect) if timed.effect else (timed.reason or "")
@@ -65,11 +72,21 @@ def _representative(judgment: Judgment, timed: bool) -> EvidenceResult | None:
     return found[0] if found else None
 
 
+def _percent(margin: float) -> str:
+    return f"{100 * margin:g}%"
+
+
+def _verdict(verdict: Verdict, margin: float | None) -> str:
+    """In words: a negligible effect is less than its margin."""
+    return str(verdict) if verdict is not Verdict.NEGLIGIBLE or margin is None else f"less than {_percent(margin)}"
+
+
 def _effect(effect: Effect) -> str:
     known = effect.low is not None and effect.high is not None
     if effect.unit == "ratio":
         low, high = effect.low, effect.high
-        return f"× {effect.value:.3f}" + (f" ({low:.3f} to {high:.3f})" if known else "")
+        which = "mean " if effect.statistic == MEAN else ""
+        return f"{which}× {effect.value:.3f}" + (f" ({low:.3f} to {high:.3f})" if known else "")
     ends = f" ({_seconds(effect.low)} to {_seconds(effect.high)})" if known else ""
     return f"{_seconds(effect.value)}{ends} {effect.unit.removeprefix('s ')}"
 
@@ -101,7 +118,8 @@ def _open(judgments: Sequence[Judgment]) -> Iterator[str]:
         if (line := command(judgment)) is not None:
             yield f"{judgment.claim.id}: {judgment.verdict}; to measure it: {line}"
         if unexpected(judgment):
-            yield f"{judgment.claim.id}: {judgment.verdict}, but {judgment.claim.expected} was expected"
+            shown = _verdict(judgment.verdict, judgment.margin)
+            yield f"{judgment.claim.id}: {shown}, but {judgment.claim.expected} was expected"
     for reason in dict.fromkeys(f.reason for j in judgments for f in j.results if f.reason):
         yield f"note: {reason}"
 
@@ -111,7 +129,7 @@ def _details(judgment: Judgment) -> Iterator[str]:
     claim = judgment.claim
     yield f"**{claim.id}**: {claim.statement} *Source: {claim.source}.*"
     for result in judgment.results:
-        yield f"  - {result.verdict}: {_sentence(result)}"
+        yield f"  - {_verdict(result.verdict, result.evidence.margin)}: {_sentence(result)}"
     if judgment.reason:
         yield f"  - {judgment.reason}"
     if line := command(judgment):
@@ -139,7 +157,11 @@ def _sentence(result: EvidenceResult) -> str:
     if result.reason:
         return f"{what}: {result.reason}"
     if result.effect is not None:
-        margin = f", margin {evidence.margin:.0%}" if evidence.relation in (Relation.same, Relation.not_greater) else ""
+        margin = (
+            f", margin {_percent(evidence.margin)}"
+            if evidence.relation in (Relation.same, Relation.not_greater)
+            else ""
+        )
         return f"{what}{margin}: {_effect(result.effect)}, p = {result.effect.p:.2g}"
     return f"{what}: {_exact(result)}"
 
@@ -151,6 +173,7 @@ def _plain_judgment(judgment: Judgment) -> dict[str, Any]:
         "statement": judgment.claim.statement,
         "source": judgment.claim.source,
         "verdict": str(judgment.verdict),
+        "margin": judgment.margin,
         "expected": judgment.claim.expected,
         "setting": judgment.setting,
         "reason": judgment.reason,

@@ -10,11 +10,15 @@ from bench.config.groups import options
 from bench.config.keys import hint, is_key
 from bench.probes.registry import metrics
 from bench.records.cell import OURS
+from bench.records.conditions import MACHINE, VERSIONS
+from bench.records.machine import PACKAGES
 from bench.records.record import MERGED, UNMERGED
 from bench.records.stats import margin_log
 
 NAMES = ("size", "layers", "hidden_size", "kv_size", "vocabulary", "batch_size", "prompt_length")
 """Names in a formula, besides ``control`` (the base's metric of the same name) and any exact metric of the cell."""
+POOLED = (*MACHINE, *dict.fromkeys((*VERSIONS, *PACKAGES)))
+"""What a verdict may be pooled over besides keys of the configuration: machines, and versions of packages."""
 AXES = ("size", "batch_size", "prompt_length")
 """Axes over which a quantity may grow, besides a dotted key of the configuration."""
 
@@ -28,8 +32,8 @@ def problems(claim: Claim) -> Iterator[tuple[str, str]]:
         return
     yield from _selector_problems("about", claim.about)
     for path in claim.pool_over:
-        if not is_key(path):
-            yield f"pool_over.{path}", "the configuration has no such key"
+        if not is_key(path) and path not in POOLED:
+            yield f"pool_over.{path}", f"is no key of the configuration, nor one of {', '.join(POOLED)}"
     for number, evidence in enumerate(claim.evidence):
         key = f"evidence.{number}"
         if isinstance(evidence.compared_to, Selector):

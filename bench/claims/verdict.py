@@ -1,27 +1,29 @@
 """Verdicts on claims: pure functions of claim files and records.
 
-A claim is supported if all of its evidence is, refuted if one piece is, and unclear otherwise. Holm's method keeps the
-error rate of a claim's timed tests at 5%, for the tests that support and for those that refute.
+A claim is supported if all of its evidence is, and refuted if the contrary of one piece was shown. If a piece was shown
+to be smaller than its margin, so is the claim. Else it is unclear. Holm's method keeps the error rate of a claim's
+timed tests at 5% for each of these three verdicts.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from bench.claims.claim import Claim, Evidence, Relation
+from bench.claims.claim import Claim, Evidence, Expected, Relation
 from bench.claims.comparisons import exacts, partners, ratios
 from bench.claims.growth import growth
 from bench.claims.pairing import ABSENT, best_measured, selects
-from bench.claims.result import EvidenceResult, Test, Verdict
-from bench.records import stats
-from bench.records.conditions import conditions, differing
+from bench.claims.result import EvidenceResult, Test, Verdict, adjusted
+from bench.records.conditions import alike, distinct, shared, telling
 from bench.records.record import Record, Status
 
-IN_TITLE = ("model.dtype", "machine", "accelerator")
-"""Keys that the title of every setting has."""
+CONTRADICTIONS = {
+    Expected.supported: (Verdict.REFUTED, Verdict.NEGLIGIBLE),
+    Expected.refuted: (Verdict.SUPPORTED,),
+}
+"""Verdicts by the expectation that they contradict. What was expected to matter and does not is no success; what was
+expected to be refuted and does not matter is no failure."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Judgment:
     reason: str | None = None
 
     @property
+    def margin(self) -> float | None:
+        """Of a negligible effect: what it was shown to be smaller than, as a fraction."""
+        margins = [one.evidence.margin for one in self.results if one.verdict is Verdict.NEGLIGIBLE]
+        return max(margins) if self.verdict is Verdict.NEGLIGIBLE else None
+
+    @property
     def records(self) -> tuple[str, ...]:
         """Ids of the records behind it."""
         return tuple(sorted({record for result in self.results for record in result.records}))
@@ -43,8 +51,8 @@ class Judgment:
 
 def judge_all(claims: Sequence[Claim], records: Sequence[Record]) -> list[Judgment]:
     """Every claim, in every setting for which there are records."""
-    unique = {record.cell_id: record for record in sorted(records, key=lambda record: record.cell_id)}
-    return [judgment for claim in claims for judgment in judge(claim, list(unique.values()))]
+    unique = distinct(records)
+    return [judgment for claim in claims for judgment in judge(claim, unique)]
 
 
 def judge(claim: Claim, records: Sequence[Record]) -> list[Judgment]:
@@ -54,17 +62,12 @@ def judge(claim: Claim, records: Sequence[Record]) -> list[Judgment]:
     assert claim.about is not None
     usable = [record for record in records if record.status is Status.OK]
     axes = {*claim.pool_over, *(evidence.over for evidence in claim.evidence if evidence.over)}
-    groups: dict[str, list[Record]] = {}
-    for record in usable:
-        if selects(claim.about, record):
-            groups.setdefault(json.dumps(_without(conditions(record), axes), sort_keys=True), []).append(record)
-    if not groups:
+    found = alike((record for record in usable if selects(claim.about, record)), axes)
+    if not found:
         missing = " or ".join(claim.about.method)
         where = "".join(f", {key} {value}" for key, value in claim.about.where.items())
         return [Judgment(claim, Verdict.NO_CELLS, "", reason=f"{ABSENT} {missing}{where}")]
-    found = [groups[key] for key in sorted(groups)]
-    settings = [_without(conditions(group[0]), axes) for group in found]
-    apart = [key for key in differing(settings) if not key.endswith(".name")]
+    apart = [key for key in telling([shared(group) for group in found]) if key not in axes]
     labels = [group[0].cell.model for group in found]
     if len(set(labels)) == len(labels):  # the name of the model is enough
         apart = [key for key in apart if not key.startswith("model.")]
@@ -75,15 +78,15 @@ def _judge_group(claim: Claim, group: Sequence[Record], usable: Sequence[Record]
     assert claim.about is not None
     trials = [trial for evidence in claim.evidence for trial in _trials(evidence, claim.about.state, group, usable)]
     tests = [trial for trial in trials if isinstance(trial, Test)]
-    p_values = stats.holm([test.p for test in tests])
-    contraries = stats.holm([test.contrary for test in tests])
-    family = zip(p_values, contraries, strict=True)
-    results = [trial.result(*next(family)) if isinstance(trial, Test) else trial for trial in trials]
+    family = iter(adjusted([test.p for test in tests]))
+    results = [trial.result(next(family)) if isinstance(trial, Test) else trial for trial in trials]
     verdicts = {result.verdict for result in results}
     if Verdict.REFUTED in verdicts:
         verdict = Verdict.REFUTED
     elif verdicts == {Verdict.SUPPORTED}:
         verdict = Verdict.SUPPORTED
+    elif Verdict.NEGLIGIBLE in verdicts:
+        verdict = Verdict.NEGLIGIBLE
     else:
         verdict = Verdict.UNCLEAR
     return Judgment(claim, verdict, _setting(group, apart), tuple(results))
@@ -107,21 +110,19 @@ def _trials(
 
 def _setting(group: Sequence[Record], apart: Sequence[str]) -> str:
     """What the cells share, and the keys in which this setting differs from the claim's others."""
-    first = group[0]
-    config, whole = first.cell.config, conditions(first)
+    first, whole = group[0], shared(group)
+    config = first.cell.config
+    places = dict.fromkeys(one.machine.get("accelerator") or one.machine.get("processor") for one in group)
+    told = {"model.dtype", "accelerator" if whole["accelerator"] else "machine"}
     parts = (
         first.cell.model,
         config["model"]["dtype"],
         config["runtime"]["name"],
         config["device"]["name"],
-        first.machine.get("accelerator") or first.machine.get("processor"),
-        *(f"{key} {whole.get(key)}" for key in apart if key not in IN_TITLE),
+        ", ".join(str(place) for place in places if place is not None) or None,
+        *(f"{key} {whole.get(key)}" for key in apart if key not in told),
     )
     return " · ".join(str(part) for part in parts if part is not None)
-
-
-def _without(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in keys}
 
 
 def command(judgment: Judgment) -> str | None:
@@ -135,6 +136,5 @@ def command(judgment: Judgment) -> str | None:
 
 def unexpected(judgment: Judgment) -> bool:
     """Whether a verdict contradicts the one that the claim's file expects."""
-    decided = judgment.verdict in (Verdict.SUPPORTED, Verdict.REFUTED)
     expected = judgment.claim.expected
-    return decided and expected is not None and str(judgment.verdict) != str(expected)
+    return expected is not None and judgment.verdict in CONTRADICTIONS[expected]

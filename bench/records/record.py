@@ -95,7 +95,7 @@ class Pairs:
     """Tokens of a sequence; in ``train``, as ``batch_size``, those of a training step."""
     steps_per_block: int
     discarded_steps: int
-    """Steps thrown away before each block."""
+    """Steps thrown away before each block, at least: before half of the pairs, drawn at random, one more."""
     control_seconds: tuple[float, ...]
     """Seconds per step of the control's block of each pair; in ``train`` of the reference's."""
     arm_seconds: tuple[float, ...]
@@ -120,15 +120,25 @@ class Pairs:
 
     @property
     def log_ratio(self) -> float:
-        """Median over the pairs of log(arm / control)."""
+        """Median over the pairs of log(arm / control): what most blocks show. One disturbed block does not move it."""
         blocks = zip(self.arm_seconds, self.control_seconds, strict=True)
         return statistics.median(math.log(arm / control) for arm, control in blocks)
+
+    @property
+    def mean_log_ratio(self) -> float:
+        """Log of the ratio of mean seconds: what all blocks show, so that a cost of some steps counts in proportion."""
+        return math.log(math.fsum(self.arm_seconds) / math.fsum(self.control_seconds))
 
     @property
     def extra_seconds(self) -> float:
         """Median over the pairs of arm - control, in seconds a step."""
         blocks = zip(self.arm_seconds, self.control_seconds, strict=True)
         return statistics.median(arm - control for arm, control in blocks)
+
+    @property
+    def mean_extra_seconds(self) -> float:
+        """Mean over the pairs of arm - control, in seconds a step."""
+        return statistics.fmean(self.arm_seconds) - statistics.fmean(self.control_seconds)
 
 
 class Measured:
@@ -190,8 +200,12 @@ class Record(Measured):
         ]
 
     def log_ratios(self, phase: str, arm: str, point: Point | None = None) -> list[float]:
-        """The log-ratio of an arm to the control: a number a process."""
+        """The median log-ratio of an arm to the control: a number a process."""
         return [pairs.log_ratio for pairs in self.pairs_of(phase, arm, point)]
+
+    def mean_log_ratios(self, phase: str, arm: str, point: Point | None = None) -> list[float]:
+        """The log-ratio of an arm's mean seconds to the control's: a number a process."""
+        return [pairs.mean_log_ratio for pairs in self.pairs_of(phase, arm, point)]
 
     @property
     def shares_weights(self) -> bool:
