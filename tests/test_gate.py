@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from bench.errors import UsageError
 from bench.gate.baseline import Baseline, load_baseline, make_baseline, save_baseline, summarize
-from bench.gate.compare import check_cell, partner, worst
+from bench.gate.compare import check_cell, partners, worst
 from bench.gate.report import checks_report, github_annotations, write_junit
 from bench.gate.rerun import check_again, check_against, status_of
 from bench.gate.rule import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
@@ -134,7 +135,63 @@ def test_the_same_run_passes_whole() -> None:
         "decode_matmuls unmerged, 1 × 128": Verdict.PASSED,
         "decode_matmuls control, 1 × 128": Verdict.PASSED,
         "decode_ratio unmerged, 1 × 128": Verdict.PASSED,
+        "decode_mean_ratio unmerged, 1 × 128": Verdict.PASSED,
     }
+
+
+def rarely(extra: float) -> Record:
+    """A record in which one pair of ten takes longer by ten times ``extra``: on average ``extra``, in the median 0."""
+    pairs = [
+        dataclasses.replace(
+            own,
+            control_seconds=own.control_seconds * 10,
+            arm_seconds=(*own.arm_seconds * 9, own.arm_seconds[0] * (1 + 10 * extra)),
+            control_first=(True,) * 10,
+        )
+        for own in record().pairs
+    ]
+    return dataclasses.replace(record(), pairs=tuple(pairs))
+
+
+def test_a_cost_of_some_steps_is_a_regression() -> None:
+    """10% on average that is all in some steps: the median passes, the mean regressed, and that is said. A slowdown of
+    every step is found by both."""
+    checks = {one.metric: one for one in check_cell(summarize(record()), rarely(0.10), None)}
+    assert checks["decode_ratio"].verdict is Verdict.PASSED
+    assert checks["decode_mean_ratio"].verdict is Verdict.REGRESSED
+    assert "in some steps" in str(checks["decode_mean_ratio"].reason)
+    steady = {one.metric: one for one in check_cell(summarize(record()), record(0.10), None)}
+    for metric in ("decode_ratio", "decode_mean_ratio"):
+        assert steady[metric].verdict is Verdict.REGRESSED
+        assert "in every step" in str(steady[metric].reason)
+    assert verdicts(record(), rarely(0.02))["decode_mean_ratio unmerged, 1 × 128"] is Verdict.PASSED
+
+
+def test_a_baseline_without_means_is_tested_by_medians() -> None:
+    """One that was saved before the means were tested passes what it can, and it is said what was not tested."""
+    kept = summarize(record())
+    old = dataclasses.replace(kept, latencies=tuple(dataclasses.replace(o, mean_log_ratios=()) for o in kept.latencies))
+    timed = [one for one in check_cell(old, rarely(0.10), None) if one.timed]
+    assert [(one.metric, one.verdict) for one in timed] == [("decode_ratio", Verdict.PASSED)]
+    assert "no means" in str(timed[0].reason)
+
+
+def test_every_machine_has_its_own_verdict() -> None:
+    """Of two records of a cell, of different versions of Python, neither's finding is dropped for the later one."""
+    old, new = "3.11.7", "3.12.1"
+    slow = record(0.06, started=LATER, versions={"torch": "2.11.0", "python": old})
+    fine = record(0.0, started=LATER.replace("2026", "2027"), versions={"torch": "2.11.0", "python": new})
+    checks = check_against(make_baseline("b", [record()]), [slow, fine], None)
+    regressed = {one.cell_id for one in checks if one.verdict is Verdict.REGRESSED}
+    assert regressed == {f"{make_cell().id} · python {old}"}
+    assert status_of(checks, strict=False) == 1
+
+
+def test_a_baseline_is_of_one_machine() -> None:
+    """Two records of one cell that differ in where they were measured make none, and what differs is named."""
+    other = record(machine={"processor": "another"})
+    with pytest.raises(UsageError, match=r"machine \(fake, another\)"):
+        make_baseline("b", [record(), other])
 
 
 def test_exact_figures_must_be_equal() -> None:
@@ -271,17 +328,17 @@ def test_partner_is_the_latest_that_is_comparable() -> None:
     more = {"precision": {"name": "strict", "processes": 8}, "workload": work}
     closer = dataclasses.replace(closer, config={**closer.config, **more})
     old, new = record(started=LATER), record(0.2, cell=closer, started=LATER.replace("2026", "2027"))
-    assert partner(kept, [record(), old, new]) is new
-    assert partner(kept, [record(), old]) is old
-    assert partner(kept, [record()]) is None
+    assert partners(kept, [record(), old, new]) == [new]
+    assert partners(kept, [record(), old]) == [old]
+    assert partners(kept, [record()]) == []
 
 
 def test_partner_is_the_nearest_of_the_method() -> None:
     """Where none is comparable the one most like it is named; one of another method never."""
     kept = summarize(record())
     near, far = record(cell=make_cell(train_length=64)), record(cell=make_cell(train_length=64, dtype="bfloat16"))
-    assert partner(kept, [far, near]) is near
-    assert partner(kept, [make_record(make_cell("adapter", 16))]) is None
+    assert partners(kept, [far, near]) == [near]
+    assert partners(kept, [make_record(make_cell("adapter", 16))]) == []
 
 
 @pytest.mark.parametrize(
@@ -358,7 +415,7 @@ def test_a_baseline_comes_back_as_it_was(tmp_path: Path) -> None:
     found = load_baseline(tmp_path, "main")
     assert found == baseline
     (latency,) = found.cells[0].latencies
-    assert latency.log_ratios == pytest.approx(SPREAD)
+    assert latency.log_ratios == latency.mean_log_ratios == pytest.approx(SPREAD)
     assert {measurement.metric for measurement in found.cells[0].exact} == {"decode_matmuls"}
 
 
@@ -457,7 +514,7 @@ def test_junit_is_valid(tmp_path: Path, strict: bool) -> None:
     text = path.read_text()
     assert text.count("<testcase") == len(checks)
     unknown = sum(one.verdict in (Verdict.AMBIGUOUS, Verdict.INCOMPARABLE) for one in checks)
-    assert text.count("<failure") == 1 + unknown * strict
+    assert text.count("<failure") == 2 + unknown * strict
     assert text.count("<skipped") == unknown * (not strict)
 
 
@@ -474,7 +531,8 @@ def test_the_schema_refuses_what_is_no_junit(tmp_path: Path) -> None:
 def test_annotations_of_github() -> None:
     """An error for what regressed, warnings for what is not known, a notice for what became faster, a line each."""
     lines = list(github_annotations(check_against(base(), everything(), None)))
-    assert sorted(line.split(" ")[0] for line in lines) == ["::error", "::notice", "::warning", "::warning"]
+    kinds = Counter(line.split(" ")[0] for line in lines)
+    assert kinds == {"::error": 2, "::notice": 2, "::warning": 2}  # a latency has a median and a mean
     assert all("\n" not in line and line.count("::") == 2 for line in lines)
     assert "%25" in lines[0] or "%25" in lines[1]
 

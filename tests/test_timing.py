@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +14,7 @@ import torch
 
 from bench.instruments.steps import MAX_STEPS, PHASES, Decode
 from bench.instruments.timing import LEAST_WARMUP, Blocks, Clock, TimingConfig, clock_for, time_pairs
+from bench.records.record import Pairs
 from methods.prefix_tuning import PrefixTuning
 from tests.families import build
 
@@ -44,11 +47,20 @@ class FakeSteps:
     name: str
     seconds: float
     bench: Bench
+    period: int = 1 << 30
+    """Every so many-th step takes twice as long."""
+    taken: int = 0
     since_reset: int = 0
     longest: int = 0
+    timed: list[int] = field(default_factory=list)
+    """How far a cache would have grown after each step of a block of four, where only timed blocks have four."""
 
     def run(self, count: int) -> None:
-        self.bench.now += count * self.seconds
+        twice = (self.taken + count) // self.period - self.taken // self.period
+        self.taken += count
+        self.bench.now += (count + twice) * self.seconds
+        if count == 4:
+            self.timed += range(self.since_reset + 1, self.since_reset + 5)
         self.bench.log.append((self.name, count))
         self.bench.collecting.append(gc.isenabled())
         self.since_reset += count
@@ -78,7 +90,7 @@ def test_seconds_are_those_of_one_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "discarded", "steps"), [(0.002, 3, 4), (0.0001, 3, MAX_STEPS - 3), (0.020, 2, 1), (0.2, 1, 1)]
+    ("seconds", "discarded", "steps"), [(0.002, 3, 4), (0.0001, 3, MAX_STEPS - 4), (0.020, 2, 1), (0.2, 1, 1)]
 )
 def test_a_block_is_long_enough_and_begins_when_the_arm_has_settled(seconds: float, discarded: int, steps: int) -> None:
     """Blocks of the shortest arm reach ``block_seconds`` while the cache allows it; long steps need fewer discarded."""
@@ -96,7 +108,8 @@ def test_arms_are_timed_one_after_another_each_beside_the_control() -> None:
     """Every block of an arm is adjacent to one of the control, and the pairs of different arms are not mixed."""
     _, bench = timed({"control": 0.002, "a": 0.002, "b": 0.002}, seed=1)
     # after the warm-up each block is: discarded steps, timed steps, the clock
-    blocks = [log[0] for log in bench.log if log[1] == 4]
+    timed_blocks = [i for i, log in enumerate(bench.log) if log[0] == "timed" and bench.log[i - 1][1] == 4]
+    blocks = [bench.log[i - 1][0] for i in timed_blocks]
     assert len(blocks) == 2 * 2 * EFFORT.pairs
     paired = [frozenset(blocks[i : i + 2]) - {"control"} for i in range(0, len(blocks), 2)]
     assert all(len(pair) == 1 for pair in paired)
@@ -123,6 +136,49 @@ def test_each_arm_is_warmed_up_and_long_steps_less() -> None:
     for bench, calls in ((quick, EFFORT.warmup_steps), (slow, LEAST_WARMUP)):
         single = [name for name, count in bench.log[: 4 * calls] if count == 1]
         assert [single.count(name) for name in ("control", "a")] == [calls, calls]
+
+
+@pytest.mark.parametrize("step", [0.0007, 0.0018, 0.0031, 0.009, 0.044])
+@pytest.mark.parametrize("period", [5, 10, 16])
+def test_a_cost_of_every_so_many_steps_is_timed_in_proportion(
+    monkeypatch: pytest.MonkeyPatch, step: float, period: int
+) -> None:
+    """Whatever a block's length, a step that is twice as long every n-th time adds about 1/n to the ratio of means of a
+    dozen processes: it falls neither into every timed block nor into none."""
+    monkeypatch.setattr(gc, "collect", int)
+    effort = TimingConfig(pairs=40, warmup_steps=10, discarded_steps=2, block_seconds=0.012)
+    means = [rare_cost(step, period, effort, seed)[1] for seed in range(12)]
+    assert statistics.fmean(means) == pytest.approx(math.log1p(1 / period), abs=0.25 / period)
+
+
+def test_a_median_passes_over_what_the_mean_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step twice as long every tenth time, in blocks of four: less than half of it is seen by the median."""
+    monkeypatch.setattr(gc, "collect", int)
+    effort = TimingConfig(pairs=40, warmup_steps=10, discarded_steps=2, block_seconds=0.012)
+    found = [rare_cost(0.0031, 10, effort, seed) for seed in range(12)]
+    medians, means = (statistics.fmean(own) for own in zip(*found, strict=True))
+    assert medians < 0.5 * means
+
+
+def rare_cost(seconds: float, period: int, effort: TimingConfig, seed: int) -> tuple[float, float]:
+    """Median and mean log-ratio of steps of which every ``period``-th takes twice as long."""
+    bench = Bench()
+    arm = FakeSteps("a", seconds, bench, period=period)
+    found = time_pairs(FakeSteps("control", seconds, bench), {"a": arm}, effort, bench.clock, random.Random(seed))
+    pairs = Pairs(0, "decode", "a", 1, 8, **vars(found["a"]), shared_weights=False)
+    return pairs.log_ratio, pairs.mean_log_ratio
+
+
+def test_what_comes_with_growth_is_timed() -> None:
+    """The blocks of an arm go on where its last one ended, as do the control's beside them, so that after two blocks
+    each length is timed up to where the cache is cut back, on both sides alike."""
+    bench = Bench()
+    control, arm = FakeSteps("control", 0.002, bench), FakeSteps("a", 0.002, bench)
+    effort = TimingConfig(pairs=200, warmup_steps=3, discarded_steps=2, block_seconds=0.008)
+    time_pairs(control, {"a": arm}, effort, bench.clock, random.Random(0))
+    assert control.timed == arm.timed
+    assert {*arm.timed} >= {*range(9, MAX_STEPS - 8)}
+    assert max(arm.timed) <= MAX_STEPS
 
 
 def test_no_garbage_is_collected_in_a_block() -> None:

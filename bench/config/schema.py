@@ -34,7 +34,7 @@ part of a cell's identity, so that records and baselines from before are of the 
 MIN_MARGIN = 0.01
 """Identical copies differ by about 0.2% from process to process: equivalence within less than 1% can't be shown."""
 MAX_STEPS = 64
-"""Decode steps, discarded ones included, before the cache is cut back to the prompt."""
+"""Decode steps, discarded ones included, after which at the latest the cache is cut back to the prompt."""
 MAX_THREADS = 1024
 MAX_PROCESSES = 12
 """If so many processes do not make an interval narrow, more of them hardly will; the verdict is then ``unclear``."""
@@ -167,7 +167,7 @@ class Precision:
     has a reference, in ``pairs`` pairs."""
     warmup_steps: int = MISSING
     discarded_steps: int = MISSING
-    """Steps discarded after each switch to another arm, at most: long steps need fewer."""
+    """Steps discarded after each switch to another arm: long steps need fewer, and half of the pairs have one more."""
     block_seconds: float = MISSING
     """Shortest timed block."""
     second_control: bool = True

@@ -142,7 +142,7 @@ def _check_numbers(settings: Settings) -> None:
         "precision.pairs": (precision.pairs, 1, None),
         "precision.train_pairs": (precision.train_pairs, 0, None),
         "precision.warmup_steps": (precision.warmup_steps, 1, MAX_STEPS),
-        "precision.discarded_steps": (precision.discarded_steps, 0, MAX_STEPS - 1),
+        "precision.discarded_steps": (precision.discarded_steps, 0, MAX_STEPS - 2),
         "device.threads": (1 if settings.device.threads is None else settings.device.threads, 1, MAX_THREADS),
     }
     for key, (value, least, most) in ranges.items():

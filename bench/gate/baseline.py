@@ -1,6 +1,6 @@
 """Baselines: what a later run is tested against.
 
-A baseline keeps the log-ratio of each process, so that a later run can be tested against it, and every deterministic
+A baseline keeps the log-ratios of each process, so that a later run can be tested against it, and every deterministic
 metric.
 """
 
@@ -17,7 +17,8 @@ from bench.config.aliases import baseline_from_schema_1
 from bench.errors import UsageError
 from bench.probes.registry import metrics
 from bench.records.cell import STRICT, Cell
-from bench.records.record import MERGED, REFERENCE, TRAIN, UNMERGED, Measurement, Record, Status
+from bench.records.conditions import conflicts
+from bench.records.record import MERGED, REFERENCE, TRAIN, UNMERGED, Measurement, Pairs, Record, Status
 from bench.records.store import read_json, write_json
 
 # 1: until November 2026.
@@ -27,7 +28,7 @@ BASELINE_SCHEMA = 2
 
 @dataclass(frozen=True)
 class Latency:
-    """The log-ratios of one arm to the control at one workload point, a number a process."""
+    """The log-ratios of one arm to the control at one workload point, a number of each kind a process."""
 
     __pydantic_config__: ClassVar = STRICT
 
@@ -37,6 +38,9 @@ class Latency:
     prompt_length: int
     shared_weights: bool
     log_ratios: tuple[float, ...]
+    """Medians."""
+    mean_log_ratios: tuple[float, ...] = ()
+    """Of mean seconds; none in baselines from before they were tested."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,11 @@ class Baseline:
 def summarize(record: Record) -> BaselineCell:
     """What of a record is compared."""
     known = metrics()
-    logs: dict[tuple[str, str, int, int, bool], list[float]] = {}
+    timed: dict[tuple[str, str, int, int, bool], list[Pairs]] = {}
     for pairs in sorted(record.pairs, key=lambda pairs: pairs.process):
         if pairs.arm in (UNMERGED, MERGED) and pairs.phase != TRAIN:  # the reference's speed is not ours to keep
             key = (pairs.phase, pairs.arm, pairs.batch_size, pairs.prompt_length, pairs.shared_weights)
-            logs.setdefault(key, []).append(pairs.log_ratio)
+            timed.setdefault(key, []).append(pairs)
     return BaselineCell(
         cell_id=record.cell_id,
         cell=record.cell,
@@ -84,7 +88,10 @@ def summarize(record: Record) -> BaselineCell:
             for one in record.measurements
             if one.state != REFERENCE and one.metric in known and known[one.metric].integer
         ),
-        latencies=tuple(Latency(*key, tuple(values)) for key, values in logs.items()),
+        latencies=tuple(
+            Latency(*key, tuple(own.log_ratio for own in pairs), tuple(own.mean_log_ratio for own in pairs))
+            for key, pairs in timed.items()
+        ),
         machine=record.machine,
         versions=record.versions,
         commit=record.commit,
@@ -96,11 +103,16 @@ def make_baseline(name: str, records: Sequence[Record]) -> Baseline:
     """A baseline of the records that are ok.
 
     Raises:
-        UsageError: none is.
+        UsageError: none is, or a cell was measured under different conditions.
     """
     good = [record for record in records if record.status is Status.OK]
     if not good:
         raise UsageError(f"baseline {name}: none of the {len(records)} records is ok; run the sweep again")
+    seen: dict[str, Record] = {}
+    for record in good:
+        if (other := seen.setdefault(record.cell_id, record)) is not record:
+            apart = ", ".join(f"{key} ({one}, {two})" for key, (one, two) in conflicts(other, record).items())
+            raise UsageError(f"baseline {name}: two records of {record.cell_id} differ in {apart}; name one of them")
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return Baseline(name, now, tuple(summarize(record) for record in sorted(good, key=lambda record: record.cell_id)))
 

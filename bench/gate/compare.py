@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from bench.config.schema import ADDED
 from bench.gate.baseline import BaselineCell, Latency, summarize
 from bench.gate.rule import OTHER_MACHINE, SAME_MACHINE, Change, Rule, Verdict, confirmed, judge
 from bench.records.cell import OURS
-from bench.records.conditions import differing, flatten
+from bench.records.conditions import differing, flatten, identity
 from bench.records.record import Measurement, Record, Status
 
 FREE = ("precision.", "workload.phases", "workload.train_reference")
@@ -20,6 +20,10 @@ SHAPES = ("model.settings.", "method.")
 RANKS = "rank_"
 """Metrics of a method whose shapes depend on training, and so on rounding and on the text."""
 CHECKPOINT = "checkpoint_bytes"
+EVERY_STEP = "in every step"
+WHERE = {Verdict.REGRESSED: EVERY_STEP, Verdict.AMBIGUOUS: "on average", Verdict.PASSED: "in some steps"}
+"""Where a mean lost time, by the verdict on the median."""
+NO_MEANS = "what only some steps cost is not tested: the baseline has no means; save it again"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class MetricCheck:
     """One metric of one cell against its baseline."""
 
     cell_id: str
+    """With the conditions that differ, where records of several machines are checked."""
     metric: str | None
     """None for all metrics of the cell."""
     place: str
@@ -152,33 +157,54 @@ def _latencies(
     classes = device_class(before), device_class(after)
     other = [f"{a} and {b}" for a, b in zip(*classes, strict=True) if a != b]
     for was in before.latencies:
-        metric, place = f"{was.phase}_ratio", _words(was)
         now, repeated = _same(was, after), None if again is None else _same(was, again)
+        verdict = Verdict.INCOMPARABLE
         if other:
             reason = f"another class of device: {', '.join(other)}"
-            yield MetricCheck(before.cell_id, metric, place, Verdict.INCOMPARABLE, reason=reason)
         elif now is None:
-            reason = "the latency is no longer measured"
-            yield MetricCheck(before.cell_id, metric, place, Verdict.REGRESSED, reason=reason)
+            verdict, reason = Verdict.REGRESSED, "the latency is no longer measured"
         elif now.shared_weights != was.shared_weights:
             reason = "in one of the runs the arms shared a set of weights"
-            yield MetricCheck(before.cell_id, metric, place, Verdict.INCOMPARABLE, reason=reason)
         elif min(len(was.log_ratios), len(now.log_ratios)) < 2:
             reason = "one process: a spread needs two"
-            yield MetricCheck(before.cell_id, metric, place, Verdict.INCOMPARABLE, reason=reason)
         else:
-            change, told = _judged(was, now, repeated, rule)
-            yield MetricCheck(before.cell_id, metric, place, change.verdict, change, reason=told)
+            yield from _statistics(before.cell_id, was, now, repeated, rule)
+            continue
+        yield MetricCheck(before.cell_id, f"{was.phase}_ratio", _words(was), verdict, reason=reason)
 
 
-def _judged(was: Latency, now: Latency, repeated: Latency | None, rule: Rule) -> tuple[Change, str | None]:
-    """The change of one latency and how its verdict came about."""
-    change = judge(was.log_ratios, now.log_ratios, rule)
+def _statistics(
+    cell_id: str, was: Latency, now: Latency, repeated: Latency | None, rule: Rule
+) -> Iterator[MetricCheck]:
+    """The median, which shows what every step costs, then the mean, which also shows what some steps cost."""
+    place = _words(was)
+    usual, told = _judged(was.log_ratios, now.log_ratios, None if repeated is None else repeated.log_ratios, rule)
+    where = EVERY_STEP if usual.verdict is Verdict.REGRESSED else None
+    reason = _joined([where, told, None if was.mean_log_ratios else NO_MEANS])
+    yield MetricCheck(cell_id, f"{was.phase}_ratio", place, usual.verdict, usual, reason=reason)
+    if not was.mean_log_ratios:
+        return
+    again = None if repeated is None else repeated.mean_log_ratios
+    change, told = _judged(was.mean_log_ratios, now.mean_log_ratios, again, rule.for_means())
+    where = WHERE.get(usual.verdict) if change.verdict is Verdict.REGRESSED else None
+    yield MetricCheck(cell_id, f"{was.phase}_mean_ratio", place, change.verdict, change, reason=_joined([where, told]))
+
+
+def _joined(words: Iterable[str | None]) -> str | None:
+    return "; ".join(word for word in words if word) or None
+
+
+def _judged(
+    was: Sequence[float], now: Sequence[float], repeated: Sequence[float] | None, rule: Rule
+) -> tuple[Change, str | None]:
+    """The change of one statistic of a latency and how its verdict came about."""
+    change = judge(was, now, rule)
     if change.verdict is not Verdict.REGRESSED:
-        return change, None if rule == SAME_MACHINE else f"counts from {rule.threshold:.0%} here"
-    if repeated is None or len(repeated.log_ratios) < 2:
+        known = rule in (SAME_MACHINE, SAME_MACHINE.for_means())
+        return change, None if known else f"counts from {rule.threshold:.0%} here"
+    if repeated is None or len(repeated) < 2:
         return change, "not repeated"
-    change = confirmed(change, judge(was.log_ratios, repeated.log_ratios, rule))
+    change = confirmed(change, judge(was, repeated, rule))
     return change, "found again by a fresh repeat" if change.verdict is Verdict.REGRESSED else "not found again"
 
 
@@ -186,10 +212,10 @@ def _same(was: Latency, other: BaselineCell) -> Latency | None:
     return next((one for one in other.latencies if _key(one) == _key(was)), None)
 
 
-def partner(before: BaselineCell, records: Sequence[Record]) -> Record | None:
-    """The record to compare with a cell of the baseline: the latest comparable one, or else the most similar one.
+def partners(before: BaselineCell, records: Sequence[Record]) -> list[Record]:
+    """The records to compare with a cell of the baseline: of each machine and set of versions the latest comparable.
 
-    Never the baseline's own record, which would always pass.
+    Where none is, the most similar one. Never the baseline's own record, which would always pass.
     """
     own = (before.cell.method, before.cell.implementation)
     alike = [
@@ -200,13 +226,14 @@ def partner(before: BaselineCell, records: Sequence[Record]) -> Record | None:
     ]
     comparable = [record for record in alike if not incompatibilities(before, summarize(record))]
     if comparable:
-        return max(comparable, key=lambda record: (record.started, record.cell_id))
+        ordered = sorted(comparable, key=lambda record: (record.started, record.cell_id))
+        return list({identity(record)[1]: record for record in ordered}.values())
     mine = _held(before.cell.config)
 
     def distance(record: Record) -> tuple[int, str]:
         return len(differing([mine, _held(record.cell.config)])), record.cell_id
 
-    return min(alike, key=distance, default=None)
+    return sorted(alike, key=distance)[:1]
 
 
 def worst(many: Sequence[MetricCheck]) -> Verdict:

@@ -71,7 +71,7 @@ def _sentence(one: MetricCheck) -> str:
     """What changed and by how much."""
     if one.change is not None:
         change = one.change
-        return f"{change.estimate:+.1%} (99% above {change.low:+.1%}, 95% below {change.high:+.1%})"
+        return f"{change.estimate:+.1%} (99.5% above {change.low:+.1%}, 95% below {change.high:+.1%})"
     if one.before is None:
         return ""
     after = "nothing" if one.after is None else f"{one.after:.0f}"
@@ -138,11 +138,14 @@ def rates_report(many: Sequence[Trials]) -> Report:
     rows = []
     for trials in many:
         for found in rates(trials):
-            counts = (found.regressed, found.regressed_at_first, found.passed, found.ambiguous)
-            shares = [f"{count / found.checks:.1%}" for count in counts]
-            same = f"{found.equivalent / found.arms:.1%}"
-            rows.append((found.condition, f"{found.slowdown:.0%}", str(found.checks), *shares, same))
-    numbers = ("slowed by", "checks", "slower", "at first", "passed", "unclear", "TOST")
+            counts = (
+                *(found.regressed, found.by_median, found.by_mean, found.regressed_at_first),
+                *(found.passed, found.ambiguous, found.equivalent),
+            )
+            shares = ["" if count is None else f"{count / found.checks:.1%}" for count in counts]
+            slowed = f"{found.slowdown:.0%}" + ("" if found.period == 1 else f", 1 in {found.period}")
+            rows.append((found.condition, slowed, str(found.checks), *shares))
+    numbers = ("slowed by", "checks", "slower", "median", "mean", "at first", "passed", "unclear", "TOST")
     notes = tuple(
         Text(f"{trials.condition}: a whole check of one method took {statistics.median(trials.check_seconds):.0f} s")
         for trials in many

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UsageError
 from bench.gate.baseline import Baseline
-from bench.gate.compare import MetricCheck, check_cell, partner
+from bench.gate.compare import MetricCheck, check_cell, partners
 from bench.gate.rule import Verdict
 from bench.records.record import Record
 from bench.records.results import CheckedCell
 from bench.records.store import Store
+from bench.report.labels import titles
 from bench.runner.engine import Engine
 from bench.runner.progress import Progress
 from bench.runner.sweep import run_sweep
 
 
 def check_against(baseline: Baseline, records: Sequence[Record], threshold: float | None) -> list[MetricCheck]:
-    """The verdicts on existing records: nothing is run, so nothing is repeated."""
-    return [one for cell in baseline.cells for one in check_cell(cell, partner(cell, records), threshold)]
+    """The verdicts on existing records: nothing is run, so nothing is repeated.
+
+    A cell that was measured on several machines, or with several versions, has verdicts for each.
+    """
+    checks: list[MetricCheck] = []
+    for cell in baseline.cells:
+        found = partners(cell, records)
+        if not found:
+            checks += check_cell(cell, None, threshold)
+        for record, name in zip(found, titles([cell.cell_id] * len(found), [[one] for one in found]), strict=True):
+            checks += [dataclasses.replace(one, cell_id=name) for one in check_cell(cell, record, threshold)]
+    return checks
 
 
 def check_again(

@@ -24,7 +24,9 @@ from bench.runner.local import LocalEngine
 from bench.runner.progress import Progress
 
 INJECTED = "bench.worker.slowdown:measure_injected"
-SLOWDOWNS = {"zero_a": 0.0, "zero_b": 0.0, "five": 0.05, "two": 0.02, "ten": 0.10}
+SLOWDOWNS = {"zero_a": 0.0, "zero_b": 0.0, "five": 0.05, "tenth": 0.10, "two": 0.02, "ten": 0.10}
+PERIODS = {"tenth": 10}
+"""Every tenth step takes twice as long."""
 RARE = ("two", "ten")
 EVERY = 8
 """The rare slowdowns, for which there is no goal, are part of every eighth run."""
@@ -55,13 +57,15 @@ def run_trials(
     config = item.cell.config
     if config["precision"]["processes"] < 2:
         raise UsageError("precision.processes: a spread needs two processes")
-    trials = Trials("noisy" if noisy else "quiet", SLOWDOWNS, config)
+    trials = Trials("noisy" if noisy else "quiet", SLOWDOWNS, config, periods=PERIODS)
     if path.exists():
         trials = read_trials(path)
         if trials.config != config:
             raise UsageError(f"{path} holds trials of another configuration: choose another --folder")
         if trials.machine != machine() and len(trials.runs) < wanted:
             raise UsageError(f"{path} holds trials of another machine: choose another --folder")
+        if (trials.slowdowns, trials.periods) != (SLOWDOWNS, PERIODS) and len(trials.runs) < wanted:
+            raise UsageError(f"{path} holds trials of other slowdowns: choose another --folder")
     else:
         trials = dataclasses.replace(trials, machine=machine(), versions=versions(), commit=commit())
     if len(trials.runs) >= wanted:
@@ -88,11 +92,12 @@ def _run(number: int, item: CheckedCell, engine: LocalEngine, progress: Progress
     samples = LatencySamples()
     started = time.monotonic()
     config = item.cell.config
-    outcome = engine.replicate(INJECTED, config, (config, arms), samples, progress.phase)
+    outcome = engine.replicate(INJECTED, config, (config, arms, PERIODS), samples, progress.phase)
     if outcome.status is not Status.OK:
         raise UsageError(f"run {number + 1} {outcome.status}: {outcome.reason}")
     logs = {arm: tuple(own.log_ratio for own in samples.pairs if own.arm == arm) for arm in arms}
-    return Run(logs, round(time.monotonic() - started, 2))
+    means = {arm: tuple(own.mean_log_ratio for own in samples.pairs if own.arm == arm) for arm in arms}
+    return Run(logs, round(time.monotonic() - started, 2), means)
 
 
 @contextlib.contextmanager

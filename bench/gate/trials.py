@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from bench.gate.rule import SAME_MACHINE, Rule, Verdict, confirmed, judge
 from bench.records import stats
 from bench.records.cell import STRICT
+from bench.runner.stopping import narrow
 
 # 1: until November 2026.
 # 2: the configuration in the words of schema 2 of records (`bench.config.aliases`).
@@ -25,8 +26,10 @@ class Run:
     __pydantic_config__: ClassVar = STRICT
 
     log_ratios: Mapping[str, tuple[float, ...]]
-    """By arm, a number a process."""
+    """Medians by arm, a number a process."""
     seconds: float
+    mean_log_ratios: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of mean seconds; none in trials from before they were tested."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Trials:
     condition: str
     """``quiet``, or ``noisy``: beside a program that copies memory in bursts."""
     slowdowns: Mapping[str, float]
-    """The injected slowdown of each arm: 0.05 is five per cent."""
+    """The injected slowdown of each arm, on average over the steps: 0.05 is five per cent."""
     config: Mapping[str, Any]
     runs: tuple[Run, ...] = ()
     check_seconds: tuple[float, ...] = ()
@@ -46,6 +49,8 @@ class Trials:
     machine: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
+    periods: Mapping[str, int] = field(default_factory=dict)
+    """Of arms whose slowdown is all in every so many-th step."""
     schema_version: int = TRIALS_SCHEMA
 
 
@@ -55,15 +60,31 @@ class Rates:
 
     condition: str
     slowdown: float
+    period: int
+    """1 for a slowdown of every step."""
     checks: int
     regressed: int
-    """After the repeat."""
+    """After the repeat, by either statistic."""
     regressed_at_first: int
+    by_median: int
+    """Of ``regressed``."""
+    by_mean: int | None
+    """Of ``regressed``; None where the trials have no means."""
     passed: int
+    """By both statistics."""
     ambiguous: int
     equivalent: int
-    """Of ``arms``: the copy was shown to be the same within the margin (TOST)."""
-    arms: int
+    """Of ``checks``: the copy was shown to be the same within the margin by both statistics (TOST)."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A check whose truth is known: its verdicts by statistic, first the median's, then the mean's if there is one."""
+
+    first: tuple[Verdict, ...]
+    last: tuple[Verdict, ...]
+    """After the repeat."""
+    same: bool
 
 
 def rates(trials: Trials, rule: Rule = SAME_MACHINE) -> list[Rates]:
@@ -72,46 +93,58 @@ def rates(trials: Trials, rule: Rule = SAME_MACHINE) -> list[Rates]:
     So each run is a baseline once and is checked once: an unlucky baseline spoils one check, not all of them.
     """
     zero = [arm for arm, slowdown in trials.slowdowns.items() if slowdown == 0]
-    found: dict[float, list[tuple[Verdict, Verdict]]] = {}
-    same: dict[float, list[bool]] = {}
+    found: dict[tuple[float, int], list[Trial]] = {}
     for arm, slowdown in trials.slowdowns.items():
         against = arm if arm in zero else zero[0]
-        runs = [run for run in trials.runs if arm in run.log_ratios]
-        if len(runs) < LEAST_RUNS:
+        numbers = [number for number, run in enumerate(trials.runs) if arm in run.log_ratios]
+        if len(numbers) < LEAST_RUNS:
             continue
-        index = {id(run): number for number, run in enumerate(trials.runs)}
-        for number, run in enumerate(runs):
-            before = trials.runs[index[id(run)] - 1]  # of the first, the last
-            repeat = runs[(number + 1) % len(runs)]
-            baseline = _stopped(before.log_ratios[against], trials.config)
-            fresh, again = (_stopped(one.log_ratios[arm], trials.config) for one in (run, repeat))
-            first = judge(baseline, fresh, rule)
-            last = confirmed(first, judge(baseline, again, rule))
-            found.setdefault(slowdown, []).append((first.verdict, last.verdict))
+        for place, number in enumerate(numbers):
+            before = _stopped(trials.runs[number - 1], against, trials.config)  # of the first, the last
+            fresh = _stopped(trials.runs[number], arm, trials.config)
+            again = _stopped(trials.runs[numbers[(place + 1) % len(numbers)]], arm, trials.config)
             margin = stats.margin_log(trials.config["precision"]["margin"])
-            same.setdefault(slowdown, []).append(stats.mean(fresh).p_within(margin) < ALPHA)
-    return [_count(trials.condition, slowdown, found[slowdown], same[slowdown]) for slowdown in sorted(found)]
+            trial = _trial(before, fresh, again, rule, margin)
+            found.setdefault((slowdown, trials.periods.get(arm, 1)), []).append(trial)
+    return [_count(trials.condition, *key, found[key]) for key in sorted(found)]
 
 
-def _stopped(values: Sequence[float], config: Mapping[str, Any]) -> Sequence[float]:
+Sample = tuple[Sequence[float], ...]
+"""Numbers a process of one arm of a run: medians, then means if the run has them."""
+
+
+def _trial(before: Sample, fresh: Sample, again: Sample, rule: Rule, margin: float) -> Trial:
+    rules = (rule, rule.for_means())[: len(before)]
+    first, repeat = (list(map(judge, before, sample, rules)) for sample in (fresh, again))
+    return Trial(
+        tuple(change.verdict for change in first),
+        tuple(confirmed(*changes).verdict for changes in zip(first, repeat, strict=True)),
+        all(stats.mean(values).p_within(margin) < ALPHA for values in fresh),
+    )
+
+
+def _stopped(run: Run, arm: str, config: Mapping[str, Any]) -> Sample:
     """The processes after which a check of this arm alone would have stopped (`bench.runner.stopping`)."""
-    least = config["precision"]["processes"]
-    for count in range(least, len(values)):
-        if stats.narrow(values[:count], config["precision"]["margin"]):
-            return values[:count]
-    return values
+    sides = [one[arm] for one in (run.log_ratios, run.mean_log_ratios) if arm in one]
+    least, most = config["precision"]["processes"], len(sides[0])
+    count = next((n for n in range(least, most) if narrow([s[:n] for s in sides], config["precision"]["margin"])), most)
+    return tuple(side[:count] for side in sides)
 
 
-def _count(condition: str, slowdown: float, verdicts: Sequence[tuple[Verdict, Verdict]], same: Sequence[bool]) -> Rates:
-    last = [verdict for _, verdict in verdicts]
+def _count(condition: str, slowdown: float, period: int, trials: Sequence[Trial]) -> Rates:
+    slower = [Verdict.REGRESSED in trial.last for trial in trials]
+    passed = [{*trial.last} == {Verdict.PASSED} for trial in trials]
+    means = [trial.last[1] for trial in trials if len(trial.last) > 1]
     return Rates(
         condition=condition,
         slowdown=slowdown,
-        checks=len(last),
-        regressed=last.count(Verdict.REGRESSED),
-        regressed_at_first=[verdict for verdict, _ in verdicts].count(Verdict.REGRESSED),
-        passed=last.count(Verdict.PASSED),
-        ambiguous=last.count(Verdict.AMBIGUOUS),
-        equivalent=sum(same),
-        arms=len(same),
+        period=period,
+        checks=len(trials),
+        regressed=sum(slower),
+        regressed_at_first=sum(Verdict.REGRESSED in trial.first for trial in trials),
+        by_median=sum(trial.last[0] is Verdict.REGRESSED for trial in trials),
+        by_mean=means.count(Verdict.REGRESSED) if means else None,
+        passed=sum(passed),
+        ambiguous=len(trials) - sum(slower) - sum(passed),
+        equivalent=sum(trial.same for trial in trials),
     )

@@ -2,8 +2,12 @@
 
 Every comparison is made of adjacent pairs of blocks, one of the control and one of an arm, in random order. After each
 switch some steps are thrown away (the other arm left caches and branch predictors warm for itself), then a block of
-steps long enough for the clock is timed. The two blocks of a pair have the same number of steps. Kalibera & Jones 2013;
-Bulej et al. 2020.
+steps long enough for the clock is timed. The two blocks of a pair have the same number of steps.
+
+Blocks go on where the last ones of the same arms ended, up to `MAX_STEPS` after the prompt, both sides alike: what
+comes with the growth of a cache is timed at lengths all the way up to there. How many steps are thrown away varies by
+one at random. Otherwise a cost that comes every so many steps could fall into each timed block, or into none. Kalibera
+& Jones 2013; Bulej et al. 2020.
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ class Blocks:
 
     steps_per_block: int
     discarded_steps: int
+    """Before each block, at least: before half of the pairs, drawn at random, one more."""
     control_seconds: tuple[float, ...]
     arm_seconds: tuple[float, ...]
     control_first: tuple[bool, ...]
@@ -103,12 +108,19 @@ def time_pairs(
     block = _calibrate([control, *arms.values()], protocol, clock)
     schedule = [arm for arm in rng.sample(list(arms), len(arms)) for _ in range(protocol.pairs)]
     found: dict[str, list[tuple[float, float, bool]]] = {arm: [] for arm in arms}
+    grown = 0
     with _quiet():
-        for arm in schedule:
-            control_first = rng.random() < 0.5
+        for number, arm in enumerate(schedule):
+            control_first, discarded = rng.random() < 0.5, block.discarded + rng.randrange(2)
+            if number % protocol.pairs == 0 or grown + discarded + block.steps > MAX_STEPS:
+                control.reset()
+                arms[arm].reset()
+                grown = 0
+            grown += discarded + block.steps
             seconds = {}
             for name in ("control", arm) if control_first else (arm, "control"):
-                seconds[name] = block.seconds_a_step(control if name == "control" else arms[arm], clock)
+                side = control if name == "control" else arms[arm]
+                seconds[name] = block.seconds_a_step(side, discarded, clock)
             found[arm].append((seconds["control"], seconds[arm], control_first))
     return {arm: Blocks(block.steps, block.discarded, *_columns(rows)) for arm, rows in found.items()}
 
@@ -119,13 +131,12 @@ class Block:
 
     steps: int
     discarded: int
+    """At least; one more before half of the pairs."""
 
-    def seconds_a_step(self, timed: Steps, clock: Clock) -> float:
-        """Runs the discarded steps, times the others, and goes back to the start."""
-        timed.run(self.discarded)
-        seconds = clock(lambda: timed.run(self.steps))
-        timed.reset()
-        return seconds / self.steps
+    def seconds_a_step(self, timed: Steps, discarded: int, clock: Clock) -> float:
+        """Runs the discarded steps and times the others."""
+        timed.run(discarded)
+        return clock(lambda: timed.run(self.steps)) / self.steps
 
 
 def _columns(
@@ -139,7 +150,7 @@ def _calibrate(all_steps: Sequence[Steps], protocol: TimingConfig, clock: Clock)
     step = min(_warm(timed, protocol.warmup_steps, clock) for timed in all_steps)
     discarded = min(protocol.discarded_steps, max(1, math.ceil(SETTLED_SECONDS / step)))
     seconds = max(protocol.block_seconds, RESOLVED * clock.resolution_seconds)
-    steps = max(protocol.min_steps, min(math.ceil(seconds / step), MAX_STEPS - discarded))
+    steps = max(protocol.min_steps, min(math.ceil(seconds / step), MAX_STEPS - discarded - 1))
     return Block(steps, discarded)
 
 

@@ -155,10 +155,13 @@ def margin_log(margin: float) -> float:
     return math.log1p(margin)
 
 
-def narrow(log_ratios: Sequence[float], margin: float) -> bool:
-    """Whether the 95% half-width is at most half the margin. A precision, never a p-value, may end a measurement."""
+def narrow(log_ratios: Sequence[float], margin: float, slack: float = 1.0) -> bool:
+    """Whether the 95% half-width is at most half the margin, ``slack`` times.
+
+    A precision, never a p-value, may end a measurement.
+    """
     found = interval(log_ratios)
-    return found.high is not None and found.high - found.estimate <= margin_log(margin) / 2
+    return found.high is not None and found.high - found.estimate <= slack * margin_log(margin) / 2
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -18,8 +18,19 @@ def should_stop(processes: int, pairs: Sequence[Pairs], precision: Mapping[str, 
         return False
     if processes >= precision.get("max_processes", 0):
         return True
-    logs: dict[tuple[object, ...], list[float]] = {}
+    arms: dict[tuple[object, ...], list[Pairs]] = {}
     for own in pairs:
         if own.arm != AA:
-            logs.setdefault((own.phase, own.arm, own.point), []).append(own.log_ratio)
-    return all(stats.narrow(values, precision["margin"]) for values in logs.values())
+            arms.setdefault((own.phase, own.arm, own.point), []).append(own)
+    return all(
+        narrow([[own.log_ratio for own in those], [own.mean_log_ratio for own in those]], precision["margin"])
+        for those in arms.values()
+    )
+
+
+def narrow(statistics: Sequence[Sequence[float]], margin: float) -> bool:
+    """Whether the interval of the medians is narrow enough, and that of the means, if there are any, half as narrow.
+
+    Means spread about twice as far, because they show what medians pass over.
+    """
+    return all(stats.narrow(values, margin, slack) for values, slack in zip(statistics, (1.0, 2.0), strict=False))
