@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from bench.instruments.memory import (
     storages,
     training_step_peak,
 )
+from bench.worker.probes import measure_metrics
 from bench.workload.plan import Plan, read_plan
 from bench.workload.training import Trainer, attach_to_train, weight_tensors
 from methods import Method, Unsupported
@@ -186,3 +188,15 @@ def test_checkpointing_keeps_states_of_random_numbers() -> None:
     weights = list(weight_tensors(one.attached.model))
     with_them, without = (training_step_peak(one.step, weights, one.optimizer, host=host) for host in (True, False))
     assert with_them.other_bytes - without.other_bytes == 3 * torch.get_rng_state().nbytes
+
+
+@pytest.mark.parametrize(
+    ("method", "rate", "idle"), [("lora", 1e-30, True), ("lora", 1e-3, False), ("full", 1e-30, True)]
+)
+def test_training_that_changes_no_output_is_told(method: str, rate: float, idle: bool, tmp_path: Path) -> None:
+    """A trained method whose outputs are the untouched base's, bit for bit, has a warning in its record."""
+    small = ["workload.train_steps=3", "workload.train_length=16", "workload.prompt_lengths=[8]"]
+    small += ["workload.held_out_sequences=1", "model.settings.num_hidden_layers=1", "precision=gate"]
+    overrides = [f"method={method}", f"method.learning_rate={rate}", "model=tiny", *small]
+    results = measure_metrics(compose_run(overrides).cells[0], str(tmp_path), lambda _: None)
+    assert ("after training, its outputs are the untouched base's, bit for bit" in results.warnings) is idle

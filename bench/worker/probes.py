@@ -98,6 +98,8 @@ def _serve(plan: Plan, corpus: Corpus, trained: Trained, results: ProbeResults, 
     """Measures the method as a user of the checkpoint gets it: loaded into a new base, unmerged and then merged."""
     base = load_model(plan.model, plan.torch_device, plan.seed)
     ties = ties_of(base)
+    if torch.equal(logits(base, corpus), trained.logits):
+        results.warnings.append("after training, its outputs are the untouched base's, bit for bit")
     attached = plan.method.load(base, trained.checkpoint)
     attached.model.eval()
     error = distance(trained.logits, logits(attached.model, corpus))
