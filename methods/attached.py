@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from methods.architectures import architecture_of, sizes_of
+from methods.architectures import SIZES_BEFORE, architecture_of, sizes_of
 from methods.checkpoint import Origin, checkpoint_bytes, write_checkpoint
 from methods.errors import MethodError, Unsupported
 from methods.settings import Settings
@@ -144,8 +144,7 @@ class Attached(ABC):
             raise MethodError(f"{self.method.name} is {self.state.value} already; load the base again to continue")
         leave()
         self.state = state
-        if hasattr(self.base, ATTACHED_METHOD):
-            delattr(self.base, ATTACHED_METHOD)
+        _unmark(self.base)
 
     def _contents(self) -> tuple[Mapping[str, Tensor], Origin, dict[str, object] | None]:
         """Tensors, where they come from, and peft's configuration where they are in its format."""
@@ -170,6 +169,8 @@ def base_of(model: PreTrainedModel) -> dict[str, object]:
 def mark_attached(model: PreTrainedModel, name: str) -> Iterator[None]:
     """Marks the model as holding the method ``name``. An error that is raised inside takes the mark off again.
 
+    The mark keeps the sizes that the model has without the method.
+
     A model holds one method, because a second one would freeze the first, or vanish when the first is removed.
 
     Raises:
@@ -177,12 +178,20 @@ def mark_attached(model: PreTrainedModel, name: str) -> Iterator[None]:
     """
     if holds := getattr(model, ATTACHED_METHOD, None):
         raise MethodError(f"the model holds {holds} already; merge or detach it first")
+    with suppress(MethodError):  # a method that runs on any model needs no sizes
+        setattr(model, SIZES_BEFORE, sizes_of(model))
     setattr(model, ATTACHED_METHOD, name)
     try:
         yield
     except BaseException:
-        delattr(model, ATTACHED_METHOD)
+        _unmark(model)
         raise
+
+
+def _unmark(model: PreTrainedModel) -> None:
+    for mark in (ATTACHED_METHOD, SIZES_BEFORE):
+        if hasattr(model, mark):
+            delattr(model, mark)
 
 
 def freeze(model: nn.Module) -> None:

@@ -109,12 +109,12 @@ class LowRank(nn.Module):
         self.base = base
         self.projections = tuple(projections)
         self.branches = nn.ModuleList(branches)
-        self.fused = projections[0].parts > 1
+        self.fused = not projections[0].whole
         # Autograd refuses to change in place a view of what a custom function returned, as quantized layers do.
         self.copies = type(base) not in (nn.Linear, Conv1D)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] to [..., all parts]."""
+        """x [..., in] to [..., rows of the module]."""
         y: Tensor = self.base(x)
         # The branches' forward is called directly: at decode, calling a module costs a tenth of what a branch costs.
         if not self.fused:
@@ -243,6 +243,6 @@ def fold_into_weight(base: nn.Module, projection: Projection, delta: Tensor) -> 
         raise Unsupported("the weights are quantized, and a merge would round them again; qlora does that")
     weight = cast(nn.Parameter, base.weight).detach().clone()
     rows = weight.t() if isinstance(base, Conv1D) else weight  # Conv1D stores [in, out]
-    view = rows.unflatten(0, (projection.groups, projection.parts, -1))[:, projection.part]
-    view.copy_(view.float() + delta.unflatten(0, (projection.groups, -1)))
+    view = projection.pick(rows.t())
+    view.copy_(view.float() + projection.shape(delta.t()))
     base.weight = nn.Parameter(weight, requires_grad=False)

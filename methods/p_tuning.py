@@ -19,6 +19,7 @@ from methods.architectures import embedding_shape, model_device
 from methods.base import Attached, Count, Method, freeze
 from methods.prompt_tuning import PromptAttached, restore_prompt
 from methods.validators import PositiveInt
+from methods.virtual import PrependEmbeddings
 
 
 class Encoder(StrEnum):
@@ -51,6 +52,10 @@ class PTuning(Method):
     def width(self, model: PreTrainedModel) -> int:
         """h for this model."""
         return self.encoder_hidden_size or max(1, embedding_shape(model)[1] // 2)
+
+    def check(self, model: PreTrainedModel) -> None:
+        super().check(model)
+        PrependEmbeddings.check(model)
 
     def count(self, model: PreTrainedModel) -> Count:
         k, d, h = self.num_virtual_tokens, embedding_shape(model)[1], self.width(model)

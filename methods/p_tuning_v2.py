@@ -49,6 +49,7 @@ class PTuningV2(Method):
 
     def check(self, model: PreTrainedModel) -> None:
         architecture_of(model)  # which modules are the layers, one after another, is known of these families
+        PrependEmbeddings.check(model)
 
     def count(self, model: PreTrainedModel) -> Count:
         layers, k, d = self.shape(model)

@@ -21,16 +21,20 @@ from transformers import PreTrainedModel
 from methods.attached import mark_attached
 from methods.base import Attached, Count, Method
 from methods.checkpoint import expect
+from methods.compat import cache_argument
 from methods.errors import MethodError, Unsupported
 from methods.peft_library import library, refusals
 from methods.peft_model import PeftAttached, own_storage, tensors_of, try_out
 from methods.peft_resolve import ADAPTER, plain, refuse_idle, rehearse, resolve
 from methods.validators import Options, PositiveInt
+from methods.virtual import require_arguments
 
 SIZES = ("num_virtual_tokens", "target_r", "r", "rank", "n_frequency", "oft_block_size", "block_size")
 """Keys of peft's configurations that say how large a method is. The first one that a configuration sets counts."""
 SAVED_OTHERWISE = {"inference_mode"}
 """Keys whose value in a checkpoint is not the one that the method was trained with."""
+PREFIXES = ("PREFIX_TUNING", "CARTRIDGE")
+"""Types of peft whose virtual tokens are keys and values. Those of the others are embeddings."""
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -95,6 +99,10 @@ class Peft(Method):
             return kinds[self.type](**given)
 
     def check(self, model: PreTrainedModel) -> None:
+        config = self.configuration()
+        if config.is_prompt_learning:
+            means = cache_argument(model) if config.peft_type in PREFIXES else "inputs_embeds"
+            require_arguments(model, means, "logits_to_keep")
         with refusals(self.type):
             wrapped = rehearse(model, self.configuration)
             if wrapped is not None:

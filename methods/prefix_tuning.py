@@ -52,6 +52,7 @@ class PrefixTuning(Method):
 
     def check(self, model: PreTrainedModel) -> None:
         architecture_of(model)  # what layers keep in their caches is known of these families
+        FillCache.check(model)
         if recomputes_activations(model):
             raise Unsupported("prefix tuning can't train with gradient checkpointing, which drops its cache")
 

@@ -45,6 +45,10 @@ class PromptTuning(Method):
     def virtual_tokens(self) -> int:
         return self.num_virtual_tokens
 
+    def check(self, model: PreTrainedModel) -> None:
+        super().check(model)
+        PrependEmbeddings.check(model)
+
     def count(self, model: PreTrainedModel) -> Count:
         count = self.num_virtual_tokens * embedding_shape(model)[1]
         return Count(trained=count, shipped=count)

@@ -121,6 +121,6 @@ def fold_into_nf4(base: nn.Module, projection: Projection, delta: Tensor) -> Non
     bnb = _bitsandbytes()
     state = cast(Any, base.weight).quant_state
     dense = bnb.functional.dequantize_4bit(cast(Tensor, base.weight).data, state).float()
-    view = dense.unflatten(0, (projection.groups, projection.parts, -1))[:, projection.part]
-    view += delta.unflatten(0, (projection.groups, -1))
+    view = projection.pick(dense.t())
+    view += projection.shape(delta.t())
     _set_weight(base, dense.to(state.dtype), bnb, state.nested)

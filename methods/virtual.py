@@ -21,9 +21,23 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from methods.compat import OLD_CACHE_NAME, cache_argument, recomputes_activations, without_cache
-from methods.errors import MethodError
+from methods.errors import MethodError, Unsupported
 
 Arguments = dict[str, Any]
+
+
+def require_arguments(model: PreTrainedModel, *names: str) -> None:
+    """Refuses a model to which virtual tokens can't be passed by these arguments of its forward pass.
+
+    A forward pass takes any other argument as one of its ``**kwargs``, and may ignore it.
+
+    Raises:
+        Unsupported: the message names the model and what is missing.
+    """
+    known = inspect.signature(model.forward).parameters
+    if missing := [name for name in (*names, "attention_mask") if name not in known]:
+        lacks = " and no ".join("cache" if name == OLD_CACHE_NAME else name for name in missing)
+        raise Unsupported(f"{type(model).__name__}.forward takes no {lacks}, by which virtual tokens are passed to it")
 
 
 class VirtualTokens:
@@ -138,6 +152,11 @@ class PrependEmbeddings:
     model: PreTrainedModel
     vectors: Callable[[], Tensor]
 
+    @staticmethod
+    def check(model: PreTrainedModel) -> None:
+        """Refuses a model that takes no embeddings, see `require_arguments`."""
+        require_arguments(model, "inputs_embeds", "position_ids", "logits_to_keep")
+
     def __call__(self, call: Arguments) -> None:
         """Rewrites the arguments of a forward pass in place."""
         length = _length(call)
@@ -166,6 +185,11 @@ class FillCache:
     heads: int
     argument: str
     """See `methods.compat.cache_argument`. It is looked up once, because that takes longer than the rest of a call."""
+
+    @staticmethod
+    def check(model: PreTrainedModel) -> None:
+        """Refuses a model that takes no cache, see `require_arguments`."""
+        require_arguments(model, cache_argument(model), "position_ids")
 
     def __call__(self, call: Arguments) -> None:
         """Rewrites the arguments of a forward pass in place.

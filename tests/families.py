@@ -19,6 +19,16 @@ ROTARY = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 GROUPED = {**ROTARY, "num_key_value_heads": 2}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": GROUPED,
@@ -26,16 +36,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": GROUPED,
     "qwen3": {**GROUPED, "head_dim": 16},
     "gemma": {**GROUPED, "num_key_value_heads": 1, "head_dim": 16},
-    "gpt2": {
-        "vocab_size": VOCABULARY,
-        "n_embd": 32,
-        "n_layer": 3,
-        "n_head": 4,
-        "n_positions": 128,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    },
+    "gpt2": GPT2,
+    "openai-gpt": GPT2,
+    "gpt_bigcode": {**GPT2, "multi_query": True},
+    "gpt_bigcode-heads": {**GPT2, "multi_query": False},
     "gpt_neox": {
         **ROTARY,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
@@ -55,10 +59,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+TYPES = {**dict(zip(FAMILIES, FAMILIES, strict=True)), "gpt_bigcode-heads": "gpt_bigcode"}
+"""What transformers calls each of them."""
+WITHOUT_CACHE = ("openai-gpt",)
+
+
 def build(family: str, seed: int = 0) -> PreTrainedModel:
     """A random model of ``family``, in evaluation mode. Weights are spread so that outputs are not near uniform."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **FAMILIES[family]))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(TYPES[family], **FAMILIES[family]))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

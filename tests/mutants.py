@@ -24,7 +24,14 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("methods", "bench", "conf", "tests", "pyproject.toml")
-TESTS = ("test_definitions.py", "test_merging.py", "test_conformance.py", "test_library.py")
+TESTS = (
+    "test_definitions.py",
+    "test_merging.py",
+    "test_layouts.py",
+    "test_refused_models.py",
+    "test_conformance.py",
+    "test_library.py",
+)
 """The tests of what a method computes, in the order in which they are run until one fails."""
 LIBRARIES = ("torch", "transformers")
 

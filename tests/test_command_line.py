@@ -215,7 +215,7 @@ def test_an_unsupported_family_is_refused_with_the_names_looked_for(tmp_path: Pa
     arguments = ["model=pretrained", f"model.path={tmp_path}", "model.tokenizer=builtin", "model.attention=eager"]
     with pytest.raises(UsageError) as caught:
         resolve(arguments, single=True)
-    for word in ("BloomForCausalLM", "transformer.h", "attn.c_attn", "methods/architectures.py"):
+    for word in ("BloomForCausalLM", "transformer.h", "attn.c_attn", "methods/families.py"):
         assert word in str(caught.value)
 
 

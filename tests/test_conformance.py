@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 import methods
 from methods.adalora import Adalora, AdaloraAttached
 from methods.adapter import Adapter
+from methods.architectures import sizes_of
 from methods.base import Attached, Method
 from methods.full import Full
 from methods.lora import Lora
@@ -22,7 +24,7 @@ from methods.p_tuning_v2 import PTuningV2
 from methods.prefix_tuning import PrefixTuning
 from methods.prompt_tuning import PromptTuning
 from methods.qlora import Qlora
-from tests.families import FAMILIES, VOCABULARY, build
+from tests.families import FAMILIES, VOCABULARY, WITHOUT_CACHE, build
 
 STEPS = 4
 CASES: dict[str, Method] = {
@@ -43,8 +45,11 @@ CASES: dict[str, Method] = {
 }
 ELSEWHERE = {"peft"}
 """Runs what is not ours, and keeps other promises: see ``test_peft.py``."""
+WITHOUT_MEANS = [(name, family) for name in ("prefix_tuning", "prefix_tuning-mlp") for family in WITHOUT_CACHE]
+"""What is refused, because the family lacks what the method needs."""
+RUNS = [(case, family) for case in CASES for family in FAMILIES if (case, family) not in WITHOUT_MEANS]
 matrix = pytest.mark.parametrize("family", FAMILIES)
-cases = pytest.mark.parametrize("case", CASES)
+runs = pytest.mark.parametrize(("case", "family"), RUNS)
 
 
 def tokens(batch: int = 2, length: int = 9, seed: int = 1) -> Tensor:
@@ -88,8 +93,17 @@ def test_every_method_of_the_package_is_in_the_matrix() -> None:
     assert {method.name for method in CASES.values()} == set(methods.available()) - ELSEWHERE
 
 
-@matrix
-@cases
+@pytest.mark.parametrize(("case", "family"), WITHOUT_MEANS)
+def test_a_method_without_its_means_is_refused(case: str, family: str) -> None:
+    """A model that takes no cache has no prefix; nothing is left of the attempt."""
+    model = build(family)
+    for refused in (CASES[case].check, CASES[case].attach):
+        with pytest.raises(methods.Unsupported, match=f"{type(model).__name__}.forward takes no cache"):
+            refused(model)
+    CASES["lora"].attach(model)
+
+
+@runs
 def test_identity_at_initialisation(case: str, family: str) -> None:
     """Where a method promises it, attaching changes no output, bit for bit; where it does not, outputs do change."""
     method, model = CASES[case], build(family)
@@ -100,8 +114,7 @@ def test_identity_at_initialisation(case: str, family: str) -> None:
     assert torch.equal(before, after) == method.identity
 
 
-@matrix
-@cases
+@runs
 def test_only_its_own_parameters_train_and_each_gets_a_gradient(case: str, family: str) -> None:
     """The optimiser's parameters are exactly those that require a gradient, and after a step none is without one."""
     model = build(family)
@@ -116,8 +129,7 @@ def test_only_its_own_parameters_train_and_each_gets_a_gradient(case: str, famil
     assert [name for name in dead if family != "opt" or "embed" not in name] == []
 
 
-@matrix
-@cases
+@runs
 def test_count_equals_the_formula(case: str, family: str) -> None:
     """Trained and shipped parameters are what the method's formula says."""
     method, model = CASES[case], build(family)
@@ -127,13 +139,42 @@ def test_count_equals_the_formula(case: str, family: str) -> None:
     train(attached)
     attached.prepare_for_inference()
     shipped = sum(t.numel() for t in attached.shipped().values())
-    if method.name != "adalora" or FAMILIES[family].get("num_key_value_heads", 4) == 4:
+    if not isinstance(method, Adalora) or len({p.out_features for p in method.projections(build(family))}) == 1:
         assert shipped == count.shipped
     assert attached.trained() == {}
 
 
-@matrix
-@cases
+def shares(attached: Attached) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that trains, and every layer's share of those that hold all layers."""
+    layers = len(sizes_of(attached.base).layers)
+    for name, parameter in attached.trained().items():
+        tensor = parameter.detach()
+        yield name, tensor
+        if name in ("prefix", "prompts"):
+            yield from ((f"{name}[{index}]", share) for index, share in enumerate(tensor.flatten(0, -3)))
+        if name.startswith("mlp.2") and attached.method.name == "prefix_tuning":
+            yield from ((f"{name}[{index}]", share) for index, share in enumerate(tensor.chunk(2 * layers)))
+
+
+@runs
+def test_every_parameter_reaches_the_outputs(case: str, family: str) -> None:
+    """Moving any tensor, or any layer's share of one, changes the outputs by more than rounding does."""
+    torch.manual_seed(7)
+    attached = CASES[case].attach(build(family))
+    train(attached, steps=2, rate=0.005 if case == "full" else 0.05, prune=False)
+    before, idle = logits(attached.model, tokens()), []
+    for name, share in shares(attached):
+        kept = share.clone()
+        share.add_(torch.randn_like(share))
+        if (logits(attached.model, tokens()) - before).abs().max() < 1e-5 * before.abs().max():
+            idle.append(name)
+        share.copy_(kept)
+    assert torch.equal(logits(attached.model, tokens()), before)
+    # what is added to all keys alike changes no attention, unless they are rotated
+    assert [name for name in idle if family != "opt" or not name.endswith("k_proj.bias")] == []
+
+
+@runs
 def test_cached_generation_equals_uncached(case: str, family: str) -> None:
     """Greedy generation gives the same tokens with a cache as when everything is computed anew for each token."""
     attached = trained(case, family)
@@ -148,8 +189,7 @@ def test_cached_generation_equals_uncached(case: str, family: str) -> None:
     assert torch.equal(last.argmax(-1), cached[:, -1])
 
 
-@matrix
-@cases
+@runs
 def test_left_padded_batch_equals_single(case: str, family: str) -> None:
     """A sequence gets the same logits and the same continuation alone as padded on the left beside a longer one."""
     attached = trained(case, family)
@@ -168,8 +208,7 @@ def test_left_padded_batch_equals_single(case: str, family: str) -> None:
     assert torch.equal(batch[1, 9:], single[0, 5:])
 
 
-@matrix
-@cases
+@runs
 def test_save_and_load(case: str, family: str, tmp_path: Path) -> None:
     """What is saved, loaded into a fresh copy of the base, gives the same outputs, bit for bit."""
     attached = trained(case, family)
@@ -183,8 +222,7 @@ def test_save_and_load(case: str, family: str, tmp_path: Path) -> None:
     assert loaded.trained() == {}
 
 
-@matrix
-@cases
+@runs
 def test_serving_changes_no_output(case: str, family: str) -> None:
     """Dropping encoders and pruned ranks leaves the outputs as training left them."""
     attached = trained(case, family)
@@ -193,8 +231,7 @@ def test_serving_changes_no_output(case: str, family: str) -> None:
     torch.testing.assert_close(logits(attached.model, tokens()), before, atol=1e-5, rtol=1e-5)
 
 
-@matrix
-@cases
+@runs
 def test_merged_equals_unmerged(case: str, family: str) -> None:
     """Merging leaves the outputs, and the module tree of the base; a method without a merge refuses in one line."""
     attached = trained(case, family)
@@ -220,8 +257,7 @@ def test_merged_equals_unmerged(case: str, family: str) -> None:
         attached.detach()
 
 
-@matrix
-@cases
+@runs
 def test_base_is_unchanged_bit_for_bit(case: str, family: str) -> None:
     """Training leaves the base alone, and detaching gives it back with its module tree and its outputs."""
     method, model = CASES[case], build(family)

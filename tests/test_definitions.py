@@ -22,7 +22,7 @@ from methods.p_tuning_v2 import PTuningV2
 from methods.prefix_tuning import PrefixTuning, ReparametrizedPrefix
 from methods.prompt_tuning import PromptTuning
 from methods.qlora import Qlora
-from tests.families import FAMILIES, build
+from tests.families import FAMILIES, WITHOUT_CACHE, build
 from tests.test_conformance import logits, tokens, train
 
 K = 5
@@ -134,7 +134,7 @@ def test_the_lstm_reads_in_both_directions_and_its_mlp_alone_makes_the_prompt() 
     torch.testing.assert_close(attached.shipped()["prompt"], expected, atol=1e-5, rtol=1e-4)
 
 
-@families
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in WITHOUT_CACHE])
 def test_a_prefix_of_real_keys_and_values_is_those_tokens(family: str) -> None:
     """Keys and values that the base caches for k tokens give what the base gives after these tokens."""
     model, front, rest, expected = base_and_ids(family)

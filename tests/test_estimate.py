@@ -45,7 +45,7 @@ from bench.workload.training import Trainer, attach_to_train
 from methods import Unsupported
 from tests import command
 from tests.fakes import make_cell, make_record
-from tests.families import FAMILIES
+from tests.families import FAMILIES, TYPES, WITHOUT_CACHE
 
 ROOT = Path(__file__).parent.parent
 OWN = ("full", "prompt_tuning", "p_tuning", "p_tuning_v2", "prefix_tuning", "adapter", "lora", "adalora", "qlora")
@@ -57,8 +57,9 @@ PARTS = ("weights", "gradients", "optimizer_state", "other", "method_state")
 def configure(method: str, *overrides: str, family: str = "llama", layers: int = 2) -> dict[str, Any]:
     """A cell of a narrow model of the family."""
     config = compose_run([f"method={method}", *SHORT, *overrides]).cells[0]
-    depth = {"n_layer" if family == "gpt2" else "num_hidden_layers": layers}
-    return {**config, "model": {**config["model"], "architecture": family, "settings": {**FAMILIES[family], **depth}}}
+    depth = {"n_layer" if "n_layer" in FAMILIES[family] else "num_hidden_layers": layers}
+    model = {"architecture": TYPES[family], "settings": {**FAMILIES[family], **depth}}
+    return {**config, "model": {**config["model"], **model}}
 
 
 def estimated(config: dict[str, Any], **asked: Any) -> Estimate:
@@ -104,7 +105,7 @@ def test_an_estimate_is_what_is_measured(method: str, dtype: str, attention: str
     check_equal(configure(method, f"model.dtype={dtype}", f"model.attention={attention}"))
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "llama"])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ("llama", *WITHOUT_CACHE)])
 @pytest.mark.parametrize("method", ["full", "prefix_tuning", "qlora"])
 def test_on_every_family(method: str, family: str) -> None:
     """Tied weights, fused projections, dropout, normed queries: the estimate has whatever the model has."""

@@ -41,7 +41,9 @@ pytestmark = [
     # that a rank of 0 is saved, which is what pruning may come to
     pytest.mark.filterwarnings("ignore:Adapter 'default'. [0-9]+ LoRA tensor.s. have invalid shape"),
 ]
-families = pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "gpt_neox", "opt"])
+families = pytest.mark.parametrize(
+    "family", ["llama", "qwen3", "gpt2", "gpt_bigcode", "gpt_bigcode-heads", "gpt_neox", "opt"]
+)
 SHARED = [name for name, method in CASES.items() if method.peft_format() is not None]
 EXACT = {"atol": 2e-6, "rtol": 1e-5}
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -158,7 +160,7 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["gpt2", "openai-gpt", "gpt_bigcode", "gpt_bigcode-heads", "gpt_neox"])
 @pytest.mark.parametrize("case", MIXED)
 def test_parts_of_a_fused_matrix_are_one_product_in_peft(case: str, family: str, tmp_path: Path) -> None:
     """Any parts, in any order, beside whole modules: equal in peft, and here the very method, bit for bit."""
@@ -173,7 +175,7 @@ def test_parts_of_a_fused_matrix_are_one_product_in_peft(case: str, family: str,
 
 
 @pytest.mark.parametrize("empty", [1, 5])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_bigcode", "gpt_neox"])
 def test_modules_that_lost_every_rank_are_left_out(family: str, empty: int, tmp_path: Path) -> None:
     """peft has no LoRA of rank 0: such modules are not among its targets, and are there again when loaded here."""
     attached = CASES["adalora"].attach(build(family))
@@ -245,7 +247,8 @@ def test_modules_are_named_shortly_and_without_doubt(
 # --- peft in ours
 
 LINEAR = {"llama": ["q_proj", "v_proj"], "qwen3": ["q_proj", "v_proj"], "opt": ["q_proj", "v_proj"]}
-LINEAR |= {"gpt2": ["c_attn"], "gpt_neox": ["query_key_value"]}
+LINEAR |= {name: ["c_attn"] for name in ("gpt2", "gpt_bigcode", "gpt_bigcode-heads")}
+LINEAR |= {"gpt_neox": ["query_key_value"]}
 TASK: dict[str, Any] = {"task_type": "CAUSAL_LM"}
 VIRTUAL: dict[str, Any] = {**TASK, "num_virtual_tokens": 5}
 THEIRS: dict[str, Callable[[str], Any]] = {

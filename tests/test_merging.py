@@ -28,7 +28,7 @@ def inputs(batch: int = 2) -> Tensor:
     return torch.randn(batch, 4, 32, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_bigcode", "gpt_neox"])
 def test_merging_changes_the_weight_by_the_product(family: str) -> None:
     """The merged module gives y + alpha / r B A x for any x, not only where merged and unmerged share a mistake."""
     model = build(family)

@@ -1,6 +1,6 @@
 """The tensors of low-rank methods in peft's format: a product B A for every module.
 
-Where peft adapts a fused matrix (GPT-2 and GPT-NeoX keep q, k and v in one) and the methods here adapt its parts, the
+Where peft adapts a fused matrix (as GPT-2 keeps q, k and v in one) and the methods here adapt its parts, the
 whole matrix gets one product: the A of the parts one below another, and the B of each part in the part's own rows, and
 in columns of its own, of a B that is zero elsewhere.
 """
@@ -95,10 +95,10 @@ def _weight(path: str, part: str) -> str:
 def _fuse(parts: Sequence[Product]) -> tuple[Tensor, Tensor]:
     """A [R, in] and B [rows, R] of a whole module from those of its parts, R being the sum of their ranks."""
     first, a, b = parts[0]
-    if first.parts == 1:
+    if first.whole:
         return a, b
     stacked = torch.cat([a for _, a, _ in parts])
-    whole_b = b.new_zeros(first.parts * first.out_features, len(stacked))
+    whole_b = b.new_zeros(first.rows, len(stacked))
     start = 0
     for projection, a, b in parts:
         projection.pick(whole_b.t())[start : start + len(a)] = projection.shape(b.t())
@@ -122,7 +122,7 @@ def split(
     for path, parts in by_path.items():
         if totals[path]:
             shapes[_weight(path, "A")] = (totals[path], parts[0].in_features)
-            shapes[_weight(path, "B")] = (parts[0].parts * parts[0].out_features, totals[path])
+            shapes[_weight(path, "B")] = (parts[0].rows, totals[path])
     expect(tensors, shapes, method)
     found: dict[str, Tensor] = {}
     for path, parts in by_path.items():
