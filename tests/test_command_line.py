@@ -462,4 +462,4 @@ def test_claims_end_with_1_only_against_what_is_expected(tmp_path: Path) -> None
     assert "lora-merged-zero" in done.stdout
     assert "supported was expected" in done.stdout
     done = here("claims", "--format", "json", "--output", "c.json", folder=tmp_path)
-    assert len(json.loads((tmp_path / "c.json").read_text())["claims"]) == 19
+    assert len(json.loads((tmp_path / "c.json").read_text())["claims"]) == 20

@@ -13,6 +13,7 @@ from bench.claims.claim import Selector
 from bench.claims.pairing import selects
 from bench.config.compose import compose_multirun
 from bench.config.schema import ADDED, Precision, Runtime, Workload
+from bench.config.sources import DataConfig
 from bench.errors import UsageError
 from bench.gate.baseline import summarize
 from bench.gate.compare import check_cell
@@ -53,7 +54,7 @@ def test_the_records_of_before_are_of_todays_cells() -> None:
 def test_what_was_added_is_at_its_value_by_default(path: str) -> None:
     """The value that a cell has without the setting is the schema's own."""
     group, _, key = path.partition(".")
-    kinds = {"workload": Workload, "runtime": Runtime, "precision": Precision}
+    kinds = {"workload": Workload, "runtime": Runtime, "precision": Precision, "data": DataConfig}
     (field,) = [field for field in dataclasses.fields(kinds[group]) if field.name == key]
     assert field.default == ADDED[path]
 
@@ -62,7 +63,7 @@ HOW_TRAINING_IS_TIMED = {"workload.train_reference", "precision.train_pairs"}
 """Neither changes what the gate checks, and how many pairs there are changes nothing that is compared."""
 
 
-@pytest.mark.parametrize("path", ADDED.keys() - {"precision.train_pairs"})
+@pytest.mark.parametrize("path", sorted(ADDED.keys() - {"precision.train_pairs"}))
 def test_another_value_is_another_cell_of_other_tables(path: str) -> None:
     """It changes the identity, and the conditions under which tables and claims compare."""
     before, other = make_record(make_cell()), make_record(given(path, "something else"))
@@ -70,7 +71,7 @@ def test_another_value_is_another_cell_of_other_tables(path: str) -> None:
     assert conditions(other) != conditions(before)
 
 
-@pytest.mark.parametrize("path", ADDED.keys() - HOW_TRAINING_IS_TIMED)
+@pytest.mark.parametrize("path", sorted(ADDED.keys() - HOW_TRAINING_IS_TIMED))
 def test_another_value_is_not_compared_by_the_gate(path: str) -> None:
     """A baseline may be held against runs with its own value alone."""
     before, other = make_record(make_cell()), make_record(given(path, "something else"))

@@ -7,11 +7,18 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
+from bench.claims.claim import Claim, Evidence, Relation, Selector
+from bench.claims.load import load_claims
+from bench.claims.result import Verdict
+from bench.claims.validate import problems
+from bench.claims.verdict import judge
 from bench.config.compose import compose_run
 from bench.errors import UsageError
+from bench.records.cell import Reference
 from bench.records.record import TRAIN, UNMERGED, Measurement, Missing, Pairs, Record
 from bench.report.comparison import comparison_tables
 from bench.report.frame import frame
@@ -162,3 +169,34 @@ def test_records_from_before_show_what_they_have() -> None:
     (column,) = [column for column in table.columns if column.name == "train tok/s"]
     assert column.unit == ""
     assert any("without an interval" in note for note in notes(table))
+
+
+def faster(*records: Record) -> Verdict:
+    """What the claim that PEFT trains faster comes to."""
+    (claim,) = [one for one in load_claims() if one.id == "peft-trains-faster"]
+    (judgment,) = judge(claim, records)
+    return judgment.verdict
+
+
+def test_a_claim_rests_on_the_ratio() -> None:
+    """More tokens a second in every process support it, fewer refute it, and a thousandth more is negligible."""
+    lora = trained("lora", [1.5, 1.52, 1.48])
+    assert faster(lora, trained("adapter", [1.2, 1.21, 1.22])) is Verdict.SUPPORTED
+    assert faster(lora, trained("qlora", [0.8, 0.81, 0.79])) is Verdict.REFUTED
+    assert faster(trained("lora", [1.001, 0.999, 1.002, 0.998])) is Verdict.NEGLIGIBLE
+
+
+def test_training_beside_a_reference_of_the_cells_own_is_no_evidence() -> None:
+    """Its ratio is to that reference and not to full fine-tuning."""
+    record = trained("lora", [1.5, 1.52, 1.48])
+    cell = dataclasses.replace(record.cell, reference=Reference("lora", "peft", 8))
+    assert faster(dataclasses.replace(record, cell=cell)) is Verdict.UNCLEAR
+    assert pd.isna(frame([dataclasses.replace(record, cell=cell)])["train_ratio"]).all()
+
+
+def test_training_is_compared_with_no_control() -> None:
+    """The untouched base does not train: a claim file that says so is refused with a way out."""
+    evidence = Evidence("train_ratio", Relation.greater, "control")
+    (problem,) = problems(Claim("s", "s", Selector(("lora",)), (evidence,), ("study=claims",)))
+    assert problem[0] == "evidence.0.compared_to"
+    assert "workload.train_reference" in problem[1]

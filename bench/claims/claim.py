@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 from bench.records.cell import OURS, STRICT
 from bench.records.record import UNMERGED
 
-TIMED = ("prefill_ratio", "decode_ratio")
-"""Ratios to the control: one number a process, hence an interval."""
+TRAIN_RATIO = "train_ratio"
+"""Training tokens per second over those of the training reference, ``workload.train_reference``."""
+TIMED = ("prefill_ratio", "decode_ratio", TRAIN_RATIO)
+"""Ratios of what was timed in turn: one number a process, hence an interval. Those of seconds are to the control."""
 EXTRA = ("prefill_extra_seconds", "decode_extra_seconds")
 """Seconds a step beyond the control's. Growth is read from these, because a ratio hides it where the base grows too."""
 

@@ -15,7 +15,8 @@ from bench.claims.pairing import ABSENT, best_measured, cell_name, confounders, 
 from bench.claims.result import EvidenceResult, Exact, PValues, Sample, Test, Verdict, directed
 from bench.probes.registry import measured
 from bench.records import stats
-from bench.records.record import CONTROL, UNMERGED, Pairs, Point, Record
+from bench.records.conditions import configured
+from bench.records.record import CONTROL, TRAIN, UNMERGED, Pairs, Point, Record
 
 
 def partners(
@@ -50,14 +51,15 @@ def partners(
 
 
 def ratios(evidence: Evidence, state: str, record: Record, partner: Record | None) -> Iterator[Test | EvidenceResult]:
-    """One test for each workload point that both cells have."""
+    """One test for each workload point that both cells have; a single one of training."""
     other = _other_state(evidence)
     ids = (record.cell_id, *([] if partner is None else [partner.cell_id]))
-    for point in _shared_points(record, partner):
+    points = [None] if evidence.phase == TRAIN else _shared_points(record, partner)
+    for point in points:
         name = cell_name(record, point)
-        against = "control" if partner is None else f"{cell_name(partner, point)}, {other}"
-        mine = record.pairs_of(evidence.phase, state, point)
-        theirs = [] if partner is None else partner.pairs_of(evidence.phase, other, point)
+        against = _timed_with(evidence, record) if partner is None else f"{cell_name(partner, point)}, {other}"
+        mine = _timed(evidence, state, record, point)
+        theirs = [] if partner is None else _timed(evidence, other, partner, point)
         reason = None
         if not mine or (partner is not None and not theirs):
             reason = f"{evidence.quantity} was not measured here"
@@ -67,14 +69,26 @@ def ratios(evidence: Evidence, state: str, record: Record, partner: Record | Non
             yield EvidenceResult(evidence, Verdict.UNCLEAR, name, against, reason=reason, records=ids)
             continue
         found = _sample(mine, theirs)
+        found = -found if evidence.phase == TRAIN else found  # samples are seconds, and the quantity is a speed
         p, by_median = (_p_values(evidence, s.less(math.log(evidence.times))) for s in (found, found.median_only))
         yield Test(evidence, name, against, found, "ratio", p, by_median.evidence, ids)
-    if not _shared_points(record, partner):
+    if not points:
         assert partner is not None
         reason = f"not compared: {cell_name(record)} and {cell_name(partner)} share no workload point"
         yield EvidenceResult(
             evidence, Verdict.UNCLEAR, cell_name(record), cell_name(partner), reason=reason, records=ids
         )
+
+
+def _timed(evidence: Evidence, state: str, record: Record, point: Point | None) -> list[Pairs]:
+    """The samples behind a ratio. Training that was timed with a reference of the cell's own is not among them."""
+    own = evidence.phase == TRAIN and record.cell.reference is not None
+    return [] if own else record.pairs_of(evidence.phase, state, point)
+
+
+def _timed_with(evidence: Evidence, record: Record) -> str:
+    """What a ratio is to: the control, or the training reference."""
+    return str(configured(record)["workload.train_reference"]) if evidence.phase == TRAIN else CONTROL
 
 
 def _shared_points(record: Record, partner: Record | None) -> list[Point]:

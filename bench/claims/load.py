@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from bench.claims.claim import Claim, Evidence, Relation, Selector
+from bench.claims.claim import TRAIN_RATIO, Claim, Evidence, Relation, Selector
 from bench.claims.validate import problems
 from bench.config.aliases import claim_from_schema_1
 from bench.config.groups import conf
@@ -65,7 +65,9 @@ def _structure(claim: Claim) -> list[Evidence]:
     return [
         Evidence(f"{evidence.phase}_{name}", Relation.equal, "control", state=evidence.state)
         for evidence in claim.evidence
-        if evidence.relation is Relation.same and not isinstance(evidence.compared_to, Selector)
+        if evidence.relation is Relation.same
+        and not isinstance(evidence.compared_to, Selector)
+        and evidence.quantity != TRAIN_RATIO
         for name in STRUCTURE
         if (f"{evidence.phase}_{name}", evidence.state) not in given
     ]

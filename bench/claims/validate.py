@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from bench.claims.claim import EXTRA, TIMED, Claim, Evidence, Relation, Selector
+from bench.claims.claim import EXTRA, TIMED, TRAIN_RATIO, Claim, Evidence, Relation, Selector
 from bench.config.groups import options
 from bench.config.keys import hint, is_key
 from bench.probes.registry import metrics
@@ -88,7 +88,12 @@ def _growth_problems(evidence: Evidence) -> Iterator[tuple[str, str]]:
 def _ratio_problems(evidence: Evidence) -> Iterator[tuple[str, str]]:
     if evidence.relation is Relation.equal:
         yield "relation", "a ratio of seconds is never equal; use same, with a margin"
-    if not (evidence.compared_to in (None, "control") or isinstance(evidence.compared_to, Selector)):
+    if evidence.quantity == TRAIN_RATIO and evidence.compared_to == "control":
+        yield (
+            "compared_to",
+            "the control does not train: leave it out for workload.train_reference, or name cells",
+        )
+    elif not (evidence.compared_to in (None, "control") or isinstance(evidence.compared_to, Selector)):
         yield "compared_to", "a ratio is compared with the control or with other cells"
 
 
