@@ -29,6 +29,7 @@ TESTS = (
     "test_merging.py",
     "test_layouts.py",
     "test_refused_models.py",
+    "test_forward_arguments.py",
     "test_conformance.py",
     "test_library.py",
 )
