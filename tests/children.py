@@ -32,6 +32,18 @@ def tell(words: list[str], report: Report) -> str:
     return "told"
 
 
+def fail_half_way(report: Callable[..., None], crash: bool = False) -> None:
+    report("begun", so_far=["first"])
+    report("half done", so_far=["first", "second"])
+    if crash:
+        os._exit(3)
+    raise ValueError("no more")
+
+
+def crash_half_way(report: Callable[..., None]) -> None:
+    fail_half_way(report, crash=True)
+
+
 def process_and_session(report: Report) -> tuple[int, int]:
     return os.getpid(), os.getsid(0)
 

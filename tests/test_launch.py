@@ -64,6 +64,13 @@ def test_an_exception_is_a_failure_with_one_line_and_a_traceback(launcher: Proce
     assert outcome.detail.startswith("Traceback")
 
 
+@pytest.mark.parametrize("name", ["fail_half_way", "crash_half_way"])
+def test_results_outlive_a_failure(launcher: ProcessRunner, name: str) -> None:
+    """Whether it raises or dies, what a child last reported of its results is the outcome's value."""
+    outcome = call(launcher, name)
+    assert (outcome.status, outcome.value) == (Status.FAILED, ["first", "second"])
+
+
 @pytest.mark.parametrize("name", ["exhaust", "exhaust_accelerator", "exhaust_torch"])
 def test_running_out_of_memory_is_told_apart(launcher: ProcessRunner, name: str) -> None:
     """Python's, the accelerator's and torch's own CPU allocator's lack of memory all end as ``oom``."""

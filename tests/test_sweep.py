@@ -177,6 +177,25 @@ def test_a_cell_that_can_not_be_run_is_recorded_and_not_measured(tmp_path: Path)
     assert (stored.status, stored.reason) == (Status.SKIPPED, "it does not fit")
 
 
+@pytest.mark.parametrize("ending", [Status.OK, Status.FAILED, Status.SKIPPED])
+def test_a_record_names_the_accelerator_however_its_cell_ended(tmp_path: Path, ending: Status) -> None:
+    """The check that came before has seen it, so that a cell that failed or is skipped has no table of its own."""
+    cell = make_cell("lora")
+    item = CheckedCell(cell, "no room" if ending is Status.SKIPPED else None, {"accelerator": "a card"})
+    (record,) = sweep(tmp_path, FakeEngine(endings={"lora": ending}), [item]).ran
+    assert record.status is ending
+    assert record.machine == {**record.machine, "accelerator": "a card"}
+    assert record.processor == "a card"
+    assert Store(tmp_path).read()[cell.id] == record
+
+
+def test_a_failure_keeps_its_own_reason(tmp_path: Path) -> None:
+    """Also where a number that can't be stored is among what was measured before it."""
+    engine = FakeEngine(endings={"lora": Status.FAILED}, not_numbers=frozenset({"lora"}))
+    (record,) = sweep(tmp_path, engine, checked_cells("lora")).ran
+    assert (record.status, record.reason, record.measurements) == (Status.FAILED, "it was failed", ())
+
+
 def test_a_folder_with_a_broken_record_is_refused_before_anything_runs(tmp_path: Path) -> None:
     """A record that can't be read stops the sweep before its first cell, and stays as it is."""
     broken = tmp_path / "broken.json"

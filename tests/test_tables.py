@@ -43,6 +43,34 @@ def text(records: list[Record], width: int = 80) -> str:
     return printed(records_report(records), width)
 
 
+def failed(record: Record, keep: tuple[str, ...]) -> Record:
+    """The record as it would be had its cell failed after these states were measured."""
+    measurements = tuple(one for one in record.measurements if one.state in keep)
+    return dataclasses.replace(
+        record, status=Status.FAILED, reason="no more", measurements=measurements, missing=(), pairs=()
+    )
+
+
+@pytest.mark.parametrize(
+    ("keep", "state"), [((), "failed"), ((CONTROL,), "failed"), ((CONTROL, UNMERGED), "unmerged, failed")]
+)
+def test_a_cell_that_failed_has_a_row(keep: tuple[str, ...], state: str) -> None:
+    """However far it came: the row says so, shows what was measured of the method, and the reason stands below once."""
+    records = [make_record(make_cell("adapter", 16)), failed(make_record(make_cell()), keep)]
+    (table,) = comparison_tables(records)
+    assert ("lora", "r=8", state) in labels(table)
+    assert text(records).count("no more") == 1
+
+
+def test_what_computed_is_what_the_table_names() -> None:
+    """An accelerator where one was used, and not the processor beside it, in the note as in CSV."""
+    record = make_record(make_cell())
+    on_card = dataclasses.replace(record, machine={"processor": "fake", "accelerator": "a card"})
+    assert "measured on a card with" in text([on_card])
+    assert set(frame([on_card])["machine"]) == {"a card"}
+    assert "measured on fake with" in text([record])
+
+
 def labels(table: Table) -> list[tuple[str, ...]]:
     return [row[: len(KEYS)] for row in table.rows]
 

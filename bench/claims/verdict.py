@@ -112,7 +112,7 @@ def _setting(group: Sequence[Record], apart: Sequence[str]) -> str:
     """What the cells share, and the keys in which this setting differs from the claim's others."""
     first, whole = group[0], shared(group)
     config = first.cell.config
-    places = dict.fromkeys(one.machine.get("accelerator") or one.machine.get("processor") for one in group)
+    places = dict.fromkeys(one.processor for one in group)
     told = {"model.dtype", "accelerator" if whole["accelerator"] else "machine"}
     parts = (
         first.cell.model,

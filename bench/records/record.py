@@ -208,6 +208,11 @@ class Record(Measured):
         return [pairs.mean_log_ratio for pairs in self.pairs_of(phase, arm, point)]
 
     @property
+    def processor(self) -> str | None:
+        """What computed: the accelerator where one was used, else the processor."""
+        return self.machine.get("accelerator") or self.machine.get("processor")
+
+    @property
     def shares_weights(self) -> bool:
         """Whether the arms shared one set of weights, because copies did not fit."""
         return any(pairs.shared_weights for pairs in self.pairs)

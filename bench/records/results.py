@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ class CheckedCell:
 
     cell: Cell
     skip: str | None
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    """What only a child sees of the machine: the accelerator. The record has it, however the cell ends."""
 
 
 @dataclass
@@ -25,8 +28,6 @@ class ProbeResults:
     missing: list[Missing] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
-    """What only a child sees of the machine: the accelerator."""
     states: list[str] = field(default_factory=list)
     """States of the method that can be timed."""
 

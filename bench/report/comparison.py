@@ -134,7 +134,7 @@ def _keys(row: pd.Series, record: Record, names: Labels) -> tuple[str, str, str]
         return CONTROL, "", str(row["state"])
     state = row["state"]
     if row["status"] != Status.OK:
-        state = f"{state}, {row['status']}" if record.measurements else row["status"]
+        state = f"{state}, {row['status']}" if state in record.states() else row["status"]
     cell, letter = record.cell, names.letters.get(record.cell_id, "")
     reference = cell.reference if row["state"] == REFERENCE else None
     name = cell.name if reference is None else reference.name

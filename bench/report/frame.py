@@ -72,11 +72,11 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def states(record: Record) -> list[str]:
-    """States that get a row: those with a metric; of a cell without any metric, the unmerged one."""
+    """States that get a row: those with a metric, and of a cell that has none of its method the unmerged one."""
     seen = record.states()
     absent = {missing.state for missing in record.missing if missing.metric is None}
     present = [state for state in (CONTROL, UNMERGED, MERGED, REFERENCE) if state in seen and state not in absent]
-    return present or [UNMERGED]
+    return present if set(present) - {CONTROL} else [*present, UNMERGED]
 
 
 def _identity(record: Record, state: str) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _identity(record: Record, state: str) -> dict[str, Any]:
         "settings": None if control else _settings(settings),
         "torch": record.versions.get("torch"),
         "transformers": record.versions.get("transformers"),
-        "machine": record.machine.get("processor"),
+        "machine": record.processor,
         "state": state,
         "status": str(record.status),
         "reason": record.reason,

@@ -134,12 +134,12 @@ def _table(source: Source, records: Sequence[Record], title: str) -> Table | Non
     found = [(row, ours) for row in source.rows if (ours := _ours(source, row, records)) is not None]
     if not found:
         return None
-    cell, machine = records[0].cell, records[0].machine
+    cell = records[0].cell
     unit = f"× {source.reference}"
     words = [Column(name, left=True, wrap=name == "method") for name in ("method", "state", "point")]
     notes = (
         f"{source.metric.replace('_', ' ')}, over that of {source.reference}",
-        f"ours: {cell.model} on {machine.get('accelerator') or machine.get('processor')}",
+        f"ours: {cell.model} on {records[0].processor}",
         f"published: {source.measured}",
         *_orders(found),
     )

@@ -39,7 +39,8 @@ class LocalEngine:
         samples = LatencySamples()
         with tempfile.TemporaryDirectory(prefix="peft-verdict-") as staging:
             outcome = self._call(MEASURE_METRICS, cell.config, staging, listen=listen)
-            results = outcome.value if outcome.status is Status.OK else ProbeResults()
+            # of a cell that failed, what was measured before; one that is skipped was not to be measured
+            results = ProbeResults() if outcome.status is Status.SKIPPED else outcome.value or ProbeResults()
             if outcome.status is Status.OK and cell.reference is not None:
                 outcome = self._measure_reference(cell, staging, results, listen)
             if outcome.status is Status.OK:
@@ -61,7 +62,7 @@ class LocalEngine:
                 **({"card": samples.cards} if samples.cards else {}),
                 **({"detail": outcome.detail} if outcome.detail else {}),
             },
-            machine={**machine(), **results.machine},
+            machine=machine(),
             versions=versions(*implementations(cell), *results.metadata.get("packages", ())),
             commit=commit(),
             started=started.isoformat(timespec="seconds"),

@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ WAKE_SECONDS = 30.0
 """A process that waits for a child wakes so often to say so: for microseconds, and too seldom to disturb a timing."""
 PRELOAD = ("bench.worker.preload",)
 STATUSES = frozenset(Status)
+Hear = Callable[[str, Any], object]
+"""Is told what is being done now, and what was found so far."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Outcome:
 
     status: Status
     value: Any = None
-    """What the function returned, where the status is ok."""
+    """What the function returned; where the status is not ok, the last results that it reported."""
     reason: str | None = None
     """One line, where it is not."""
     detail: str = ""
@@ -61,10 +63,19 @@ class ProcessRunner:
     ) -> Outcome:
         """``function(*arguments, report)`` in a fresh process; what it reports goes to ``listen``.
 
+        ``report(text, so_far=None)`` may have the results so far, which outlive a function that fails.
+
         ``function`` is ``package.module:name``: the child imports it, this process need not. ``start`` is a start
         method of `multiprocessing`; the forkserver's children find the preloaded modules imported.
         """
         context: Any = multiprocessing.get_context(start)
+        results: Any = None
+
+        def hear(text: str, so_far: Any) -> None:
+            nonlocal results
+            results = so_far
+            listen(text)
+
         ours, theirs = context.Pipe()
         with tempfile.TemporaryFile() as output:
             # By path, not by descriptor: the forkserver shares none with us.
@@ -74,15 +85,15 @@ class ProcessRunner:
                 with _signals_wait():
                     _start(child)
                 theirs.close()
-                outcome = _await(child, ours, limit_seconds, listen, self._beat)
+                outcome = _await(child, ours, limit_seconds, hear, self._beat)
             finally:
                 _kill(child)
                 ours.close()
-            if outcome.status is Status.OK or outcome.detail:
+            if outcome.status is Status.OK:
                 return outcome
             output.seek(0)
             tail = output.read()[-2000:].decode(errors="replace")
-            return Outcome(outcome.status, None, outcome.reason, tail)
+            return replace(outcome, value=results, detail=outcome.detail or tail)
 
 
 def _start(child: Any) -> None:
@@ -99,7 +110,7 @@ def _start(child: Any) -> None:
         raise
 
 
-def _await(child: Any, pipe: Connection, limit: float, listen: Listen, beat: Callable[[], object]) -> Outcome:
+def _await(child: Any, pipe: Connection, limit: float, hear: Hear, beat: Callable[[], object]) -> Outcome:
     killed_before, deadline = _oom_kills(), time.monotonic() + limit
     while True:
         left = deadline - time.monotonic()
@@ -113,7 +124,7 @@ def _await(child: Any, pipe: Connection, limit: float, listen: Listen, beat: Cal
                 child.join(5)
                 return _crashed(child.exitcode, killed_before)
             if kind == "report":
-                listen(content)
+                hear(*content)
             else:
                 assert isinstance(content, Outcome)
                 child.join(LEAVE_SECONDS)
@@ -178,7 +189,7 @@ def _serve(pipe: Connection, output: str, function: str, arguments: Sequence[Any
         os.setsid()
     _redirect(output)
     threading.Thread(target=_die_with_parent, args=(pipe,), daemon=True).start()
-    outcome = _run(function, [*arguments, lambda text: pipe.send(("report", text))])
+    outcome = _run(function, [*arguments, lambda text, so_far=None: pipe.send(("report", (text, so_far)))])
     try:
         pipe.send(("outcome", outcome))
     except Exception:  # what can't be pickled must not look like a crash

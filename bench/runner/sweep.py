@@ -121,12 +121,13 @@ def _run_cell(item: CheckedCell, study: str, store: Store, engine: Engine, progr
     cell: Cell = item.cell
     progress.begin(cell)
     record = engine.measure(cell, study, progress.phase) if item.skip is None else skipped(cell, study, item.skip)
+    record = dataclasses.replace(record, machine={**record.machine, **item.machine})
     try:
         store.write(record)
     except ValueError:  # a metric is not a number: the record says so instead of being lost
-        reason = "a metric is not a finite number"
+        reason = record.reason or "a metric is not a finite number"
         record = dataclasses.replace(
-            record, status=Status.FAILED, reason=reason, measurements=(), pairs=(), metadata={}
+            record, status=Status.FAILED, reason=reason, measurements=(), missing=(), pairs=(), metadata={}
         )
         store.write(record)
     progress.end(record)

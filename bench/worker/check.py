@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.config.sources import SourceError
@@ -30,7 +30,7 @@ def check_all(configs: Sequence[Mapping[str, Any]], report: Report) -> Checked:
         if key not in texts:
             report("reading the text")
             texts[key] = _check_text(read_plan(config))
-        found.append(texts[key].refused or CheckedCell(item.cell, texts[key].skip))
+        found.append(texts[key].refused or replace(item, skip=texts[key].skip))
     return found
 
 

@@ -9,6 +9,7 @@ import gc
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,12 @@ def measure_metrics(config: Mapping[str, Any], staging: str, report: Report) -> 
     """Measures the base, the training budget, and each state in which the method serves. Leaves the checkpoint."""
     plan = start(config, staging)
     results = ProbeResults()
+    report = partial(report, so_far=results)
     report("loading")
     corpus = load_text(plan)
     methods = [plan.method, *([] if plan.reference is None else [plan.reference])]
     results.metadata["packages"] = sorted({package for method in methods for package in method.packages})
     results.metadata["data"] = {"fingerprint": corpus.fingerprint, **corpus.description}
-    if plan.torch_device.type == "cuda":
-        results.machine["accelerator"] = torch.cuda.get_device_name(plan.torch_device)
     trained = _train(plan, corpus, Path(staging) / CHECKPOINT, results, report)
     gc.collect()  # hooks and their models refer to each other
     _serve(plan, corpus, trained, results, report)

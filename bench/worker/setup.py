@@ -19,8 +19,8 @@ from bench.workload.models import load_tokenizer
 from bench.workload.plan import Plan, read_plan
 from methods.architectures import embedding_shape
 
-Report = Callable[[str], None]
-"""Tells the parent what is being done now."""
+Report = Callable[..., object]
+"""``report(text, so_far=None)`` tells the parent what is being done now, and what was found so far."""
 
 CHECKPOINT, COMPILED = "checkpoint", "compiled"
 """Folders of a cell, from which replicates load the method and compiled code."""

@@ -40,7 +40,7 @@ def resolve(config: Mapping[str, Any], here: bool = True) -> CheckedCell:
     """
     plan = read_plan(config)
     _check_backend(plan)
-    return CheckedCell(_identity(config, plan), skip=_why_not(plan, here))
+    return CheckedCell(_identity(config, plan), _why_not(plan, here), _seen(plan, here))
 
 
 def _why_not(plan: Plan, here: bool) -> str | None:
@@ -70,6 +70,13 @@ def reason_of(error: Exception) -> str:
     """An error in one line. The message of a `ValueError` is a sentence; of other kinds the name is needed, too."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text or 'no reason given'}"
+
+
+def _seen(plan: Plan, here: bool) -> dict[str, Any]:
+    """What a record of the cell says of this machine and only torch knows."""
+    if not here or plan.device.type is not DeviceType.cuda or not torch.cuda.is_available():
+        return {}
+    return {"accelerator": torch.cuda.get_device_name(plan.torch_device)}
 
 
 def _identity(config: Mapping[str, Any], plan: Plan) -> Cell:
