@@ -51,6 +51,7 @@ def test_uniform_logits_cost_the_logarithm_of_the_vocabulary() -> None:
 
 def test_a_perfect_model_is_always_right() -> None:
     """Accuracy reaches 1 and loss 0 for a model that knows the next token."""
+    assert evaluate_model(Fake(100.0), SEQUENCES, held_out_bytes=None, batch_size=3).bits_per_byte is None
     quality = evaluate_model(Fake(100.0), SEQUENCES, held_out_bytes=40, batch_size=3)
     assert (quality.token_accuracy, quality.loss) == (1.0, pytest.approx(0.0, abs=1e-6))
     assert evaluate_model(Fake(-100.0), SEQUENCES, held_out_bytes=40, batch_size=3).token_accuracy == 0.0

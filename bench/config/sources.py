@@ -110,10 +110,11 @@ class DataConfig:
     """Which configuration of a hub data set, such as ``wikitext-2-raw-v1``."""
     split: str = "train"
     text_column: str = "text"
-    """Its rows are text, or chats: lists of messages with ``role`` and ``content``. Where no column has this name's
-    default, a column ``messages`` is taken."""
+    """A column of text or of chats, which are lists of messages with ``role`` and ``content``. Rows without a column
+    ``text`` may have their chat in ``messages``."""
     template: str | None = None
-    """Text with the names of columns in braces, in the place of ``text_column``: ``"{question}\\n{answer}"``."""
+    """Text with the names of columns in braces, in the place of ``text_column``: ``"{question}\\n{answer}"``. A
+    backslash and ``n`` or ``t`` are a line's end or a tab."""
     revision: str | None = None
     held_out_fraction: float = 0.1
     """The share of documents, between 0 and 1, that is never trained on. A hash of a document's text picks its side, so

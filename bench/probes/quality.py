@@ -26,5 +26,8 @@ def measure_inference(subject: InferenceSubject) -> Iterator[Measurement | Missi
         subject.model, corpus.held_out, corpus.held_out_bytes, subject.plan.workload.train_batch_size
     )
     yield Measurement("loss", quality.loss, subject.state)
-    yield Measurement("bits_per_byte", quality.bits_per_byte, subject.state)
+    if quality.bits_per_byte is None:
+        yield Missing("bits_per_byte", subject.state, str(corpus.bytes_missing))
+    else:
+        yield Measurement("bits_per_byte", quality.bits_per_byte, subject.state)
     yield Measurement("token_accuracy", quality.token_accuracy, subject.state)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,12 +28,15 @@ class Corpus:
     """int64 [train sequences, T]"""
     held_out: Tensor
     """int64 [held-out sequences, T], from documents of which train has nothing."""
-    held_out_bytes: int
-    """UTF-8 bytes of the held-out text that a model predicts: each sequence's tokens but its first."""
+    held_out_bytes: int | None
+    """UTF-8 bytes of the held-out text that a model predicts: each sequence's tokens but its first. None where the
+    tokenizer does not keep all text, as ``bytes_missing`` says."""
     fingerprint: str
     """sha256 over both sides' token ids and the documents they come from, wherever those are kept."""
     description: Mapping[str, str | int]
-    """Facts for the record: where the text comes from, how many documents were used, which tokenizer."""
+    """Facts for the record: where the text comes from, how it was made of rows, how many documents, which tokenizer."""
+    bytes_missing: str | None = None
+    """Why there are no bytes to count; None if there are."""
 
 
 def load_corpus(
@@ -59,14 +62,15 @@ def load_corpus(
     _fill(train, held_out, config, tokenizer)
     train_blocks, held_out_blocks = train.blocks(config), held_out.blocks(config)
     token_bytes = _token_bytes(tokenizer)
-    _check_bytes(held_out, token_bytes, tokenizer)
+    reason = _bytes_missing(held_out, token_bytes, tokenizer)
     counts = {"train_documents": len(train.digests), "held_out_documents": len(held_out.digests)}
     return Corpus(
         train=train_blocks,
         held_out=held_out_blocks,
-        held_out_bytes=int(token_bytes[held_out_blocks[:, 1:]].sum()),
+        held_out_bytes=None if reason else int(token_bytes[held_out_blocks[:, 1:]].sum()),
         fingerprint=_fingerprint([(train, train_blocks), (held_out, held_out_blocks)]),
-        description={**_origin(config), "tokenizer": tokenizer.name_or_path, **counts},
+        description={**_origin(config, train.forms | held_out.forms), "tokenizer": tokenizer.name_or_path, **counts},
+        bytes_missing=reason,
     )
 
 
@@ -81,6 +85,9 @@ class _Side:
     digests: list[bytes] = field(default_factory=list)
     """sha256 of each document used."""
     text_bytes: int = 0
+    """UTF-8 bytes of the documents, without special tokens that are meant as such."""
+    forms: set[str] = field(default_factory=set)
+    """How the documents were made of rows: see `bench.workload.rows.Document`."""
 
     @property
     def is_full(self) -> bool:
@@ -103,17 +110,21 @@ def _fill(train: _Side, held_out: _Side, config: DataConfig, tokenizer: PreTrain
         raise SourceError(f"tokenizer '{tokenizer.name_or_path}' has no eos token to part documents: choose another")
     if train.is_full and held_out.is_full:
         return
-    for text in read_documents(config):
-        encoded = text.encode()
+    added = tokenizer.added_tokens_decoder.items()
+    special = {index: len(token.content.encode()) for index, token in added if token.special}
+    for document in read_documents(config, tokenizer):
+        encoded = document.text.encode()
         digest = hashlib.sha256(encoded).digest()
         side = held_out if int.from_bytes(digest[:8], "big") < config.held_out_fraction * 2**64 else train
         if side.is_full:
             continue
         # text that spells out a special token, as manuals of tokenizers do, is still text
-        side.ids += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        side.ids.append(separator)
+        split = not document.has_special_tokens
+        ids = tokenizer.encode(document.text, add_special_tokens=False, split_special_tokens=split, verbose=False)
+        side.ids += [*ids, separator]
         side.digests.append(digest)
-        side.text_bytes += len(encoded)
+        side.forms.add(document.form)
+        side.text_bytes += len(encoded) - sum(special.get(index, 0) for index in ids)
         if train.is_full and held_out.is_full:
             return
 
@@ -135,14 +146,15 @@ def _token_bytes(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     return sizes
 
 
-def _check_bytes(side: _Side, token_bytes: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Refuse a tokenizer that drops text (lower case, lost spaces): bits per byte would be of another text."""
+def _bytes_missing(side: _Side, token_bytes: Tensor, tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """Why bits per byte would be of another text: a tokenizer drops some (case, spaces) or composes accents anew."""
     counted = int(token_bytes[torch.tensor(side.ids).long()].sum())
     if abs(counted - side.text_bytes) > 0.01 * side.text_bytes + len(side.digests):  # one space may be put before each
-        raise SourceError(
+        return (
             f"tokenizer '{tokenizer.name_or_path}' stands for {counted} bytes where the text has {side.text_bytes}: "
-            "bits per byte need one that keeps all text, choose another"
+            "bits per byte need one that keeps all text"
         )
+    return None
 
 
 def _fingerprint(sides: Sequence[tuple[_Side, Tensor]]) -> str:
@@ -154,14 +166,15 @@ def _fingerprint(sides: Sequence[tuple[_Side, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def _origin(config: DataConfig) -> dict[str, str | int]:
+def _origin(config: DataConfig, forms: Iterable[str]) -> dict[str, str | int]:
     if config.source == DataSource.stdlib:
         return {"source": config.source.value, "python_version": platform.python_version()}
     facts = {
         "path": config.path,
         "config_name": config.config_name,
         "split": config.split,
-        "text_column": config.text_column,
+        **({"text_column": config.text_column} if config.template is None else {"template": config.template}),
+        "form": " and ".join(sorted(forms)),
         "revision": config.revision,
     }
     return {"source": config.source.value, **{name: fact for name, fact in facts.items() if fact is not None}}

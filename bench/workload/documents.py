@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,9 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
+from transformers import PreTrainedTokenizerFast
 
 from bench.config.sources import DataConfig, DataSource, SourceError, is_local
 from bench.workload.hub import one_line
+from bench.workload.rows import Document, columns_of, to_document
 
 # Chosen for being plain Python, of 6 to 50 kB, in each CPython from 3.11 on, and the same on every platform. One that a
 # later version drops is simply absent.
@@ -41,34 +44,20 @@ _LOADING_ERRORS = (
 """What datasets raises for text that cannot be had or read."""
 
 
-def read_documents(config: DataConfig) -> Iterator[str]:
+def read_documents(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[Document]:
     """The configured corpus's documents that are not empty, in its own order, each read when it is asked for.
+
+    ``tokenizer``: for its chat template.
 
     Raises:
         SourceError: the text cannot be had, or is not text.
     """
-    rows: Iterable[Mapping[str, Any]]
     if config.source == DataSource.stdlib:
-        column = "text"
-        documents = stdlib_documents()
-        rows = datasets.Dataset.from_dict({"name": list(documents), column: list(documents.values())})
-    else:
-        column = config.text_column
-        rows = _dataset_rows(config)
-    for row in rows:
-        if column not in row:
-            raise SourceError(
-                f"data '{config.name}' at '{config.path}' has no column '{column}': "
-                f"set data.text_column to one of {', '.join(sorted(row))}"
-            )
-        text = row[column]
-        if text is not None and not isinstance(text, str):
-            raise SourceError(
-                f"data '{config.name}' at '{config.path}' holds {type(text).__name__} values in column '{column}', "
-                "not text: set data.text_column"
-            )
-        if text:
-            yield text
+        yield from (Document(text, "text") for text in stdlib_documents().values())
+        return
+    for row in _dataset_rows(config):
+        if (document := to_document(row, config, tokenizer)) is not None and document.text:
+            yield document
 
 
 def stdlib_documents() -> dict[str, str]:
@@ -109,39 +98,76 @@ def _dataset_rows(config: DataConfig) -> Iterator[Mapping[str, Any]]:
         yield from _open_local(config, config.path) if is_local(config.path) else _open_hub(config, config.path)
     except SourceError:
         raise
-    except _LOADING_ERRORS as error:
+    except (*_LOADING_ERRORS, StopIteration) as error:  # the last is what datasets says where it finds no file
         reason = one_line(error, config.path)
         raise SourceError(f"data '{config.name}' at '{config.path}' cannot be read: {reason}") from error
 
 
 def _open_hub(config: DataConfig, path: str) -> Iterable[Mapping[str, Any]]:
     # through the hub's cache, not streamed: nodes without a network live from that cache
+    builder = datasets.load_dataset_builder(path, config.config_name, revision=config.revision)
+    options = {"na_filter": False} if _is_csv(builder) else {}
     rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
-        path, config.config_name, split=config.split, revision=config.revision
+        path, config.config_name, split=config.split, revision=config.revision, **options
     )
     return rows
 
 
-def _open_local(config: DataConfig, path: str) -> Iterable[Mapping[str, Any]]:
+def _open_local(config: DataConfig, path: str) -> Iterator[Mapping[str, Any]]:
     """Rows straight from the files: streaming them writes no copy into the home folder's cache."""
     config.check_path()
     place = Path(path).expanduser()
     if (place / "dataset_dict.json").is_file():
         place /= config.split
     if (place / "state.json").is_file():
-        saved: Iterable[Mapping[str, Any]] = datasets.load_from_disk(str(place))
-        return saved
-    options: dict[str, Any] = {"split": config.split, "streaming": True}
-    if place.is_file():
-        if place.suffix not in FILE_FORMATS:
-            raise SourceError(f"data '{config.name}': '{place}' is not one of {', '.join(FILE_FORMATS)}: convert it")
-        builder = FILE_FORMATS[place.suffix]
-        options |= {"data_files": {config.split: str(place)}}
-        if builder == "text":
-            options |= {"sample_by": "paragraph"}  # a line is no document, and one document could not be held out of
-    else:
-        builder = str(place)
-        options |= {"name": config.config_name}
+        yield from datasets.load_from_disk(str(place))
+        return
     with TemporaryDirectory() as folder:  # even streaming leaves a lock file in the cache
-        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(builder, cache_dir=folder, **options)
-    return rows
+        link = _link(place, Path(folder))
+        builder = _builder(config, place, link, cache=str(Path(folder) / "cache"))
+        _keep_words(builder, config)
+        try:
+            yield from builder.as_streaming_dataset(split=config.split)
+        except _LOADING_ERRORS as error:
+            raise ValueError(one_line(error, path).replace(str(link), str(place))) from error
+
+
+def _link(place: Path, folder: Path) -> Path:
+    """A link in ``folder`` to a file, or a folder of links to files, under names that are no patterns.
+
+    datasets reads a path as a pattern, in which brackets, stars and question marks have a meaning.
+    """
+    link = folder / f"data{place.suffix.lower()}"
+    if not place.is_dir():
+        link.symlink_to(place.resolve())
+        return link
+    link.mkdir()
+    for file in place.rglob("*"):
+        plain = link / re.sub(r"[*?\[\]]", lambda found: f"-{ord(found[0]):x}-", str(file.relative_to(place)))
+        if file.is_file():
+            plain.parent.mkdir(parents=True, exist_ok=True)
+            plain.symlink_to(file.resolve())
+    return link
+
+
+def _builder(config: DataConfig, place: Path, link: Path, cache: str) -> Any:
+    """What reads the file or folder ``place``, which ``link`` points to."""
+    if not place.is_file():
+        return datasets.load_dataset_builder(str(link), config.config_name, cache_dir=cache)
+    if link.suffix not in FILE_FORMATS:
+        raise SourceError(f"data '{config.name}': '{place}' is not one of {', '.join(FILE_FORMATS)}: convert it")
+    kind = FILE_FORMATS[link.suffix]
+    # a line is no document, and one document could not be held out of
+    options = {"sample_by": "paragraph"} if kind == "text" else {}
+    return datasets.load_dataset_builder(kind, data_files={config.split: str(link)}, cache_dir=cache, **options)
+
+
+def _keep_words(builder: Any, config: DataConfig) -> None:
+    """Has a CSV file's text read as it stands, also where it says None, null or NA, or is a number."""
+    if _is_csv(builder):
+        builder.config.na_filter = False
+        builder.config.converters = dict.fromkeys(columns_of(config), str)
+
+
+def _is_csv(builder: Any) -> bool:
+    return hasattr(builder.config, "na_filter")

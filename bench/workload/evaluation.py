@@ -100,18 +100,19 @@ class Quality:
 
     loss: float
     """Mean negative log-likelihood of a token, in nats."""
-    bits_per_byte: float
+    bits_per_byte: float | None
+    """None if the text's bytes are not known."""
     token_accuracy: float
     """From 0 to 1."""
 
 
-def evaluate_model(model: nn.Module, sequences: Tensor, held_out_bytes: int, batch_size: int) -> Quality:
+def evaluate_model(model: nn.Module, sequences: Tensor, held_out_bytes: int | None, batch_size: int) -> Quality:
     """Measure a model on token blocks, leaving it in the mode, train or eval, that it was in.
 
     Args:
         model: ``model(input_ids=...)`` returns an object with ``logits`` [B, T, V] for the T real tokens.
         sequences: int64 [n, T]; each token but a sequence's first is predicted.
-        held_out_bytes: UTF-8 bytes that the predicted tokens stand for, all together.
+        held_out_bytes: UTF-8 bytes that the predicted tokens stand for, all together; None if they are not known.
         batch_size: sequences a forward pass.
 
     Raises:
@@ -135,9 +136,12 @@ def evaluate_model(model: nn.Module, sequences: Tensor, held_out_bytes: int, bat
             total_nats += math.fsum(nats)
     if not math.isfinite(total_nats):
         raise MetricError("the loss is not finite: training diverged, lower the learning rate or use a wider dtype")
+    bits_per_byte = None
+    if held_out_bytes is not None:
+        bits_per_byte = bits.compute(predictions=[total_nats], references=[held_out_bytes])["bits_per_byte"]
     return Quality(
         loss=loss.compute()["token_loss"],
-        bits_per_byte=bits.compute(predictions=[total_nats], references=[held_out_bytes])["bits_per_byte"],
+        bits_per_byte=bits_per_byte,
         token_accuracy=accuracy.compute()["token_accuracy"],
     )
 
