@@ -138,6 +138,20 @@ def test_what_transformers_converts_is_not_refused(kind: str, settings: dict[str
     }
 
 
+def test_other_parts_of_a_checkpoint_are_not_left_over(tmp_path: Path) -> None:
+    """Of a checkpoint that also sees, the text model is what is measured; its own weights must still be there."""
+    text = {**SIZES, "num_hidden_layers": 1, "head_dim": 16, "num_local_experts": 1, "intermediate_size_mlp": 96}
+    whole = AutoConfig.for_model("llama4", text_config=text)
+    AutoModelForCausalLM.from_config(whole).save_pretrained(tmp_path)
+    whole.save_pretrained(tmp_path)
+    config = at(change_weights(tmp_path, lambda weights: weights.update({"vision_model.x": torch.ones(1)})))
+    meta_model(config)
+    load_model(config, "cpu", seed=0)
+    change_weights(tmp_path, lambda weights: weights.pop("lm_head.weight"))
+    with pytest.raises(SourceError, match="lacks 1 weights"):
+        meta_model(config)
+
+
 def test_an_adapter_beside_the_weights_is_in_the_record(tmp_path: Path) -> None:
     """The base is the base, and the record says that the adapter was left out; without one there is nothing to say."""
     folder = save(tmp_path / "whole")

@@ -166,7 +166,7 @@ def _pretrained(config: ModelConfig, device: torch.device) -> PreTrainedModel:
     """The checkpoint's weights, all of them, and nothing else."""
     like = _random(config, torch.device("meta"))
     model, report = _filled(config, like)
-    refuse_misfit(report, str(config.path))
+    refuse_misfit(report, str(config.path), _is_part(config, like))
     model.name_or_path = model.config.name_or_path = str(config.path)
     make_portable(model)
     nn.Module.to(model, device)  # in place; transformers' own has no types
@@ -197,7 +197,8 @@ def _lay_out(config: ModelConfig, model: PreTrainedModel) -> None:
     files = [] if gguf or estimated else weight_files(source, config.revision, download=False)
     shapes = logical_shapes(read_weights(files), method) if files else None
     if shapes is not None:
-        check_weights(model, shapes, source, transposed(model) if method in FOUR_BITS else ())
+        turned = transposed(model) if method in FOUR_BITS else ()
+        check_weights(model, shapes, source, turned, _is_part(config, model))
     if method in FOUR_BITS:
         stored = read_architecture(config).dtype
         pack(model, quantizer, stored if isinstance(stored, torch.dtype) else model.dtype)
@@ -205,6 +206,11 @@ def _lay_out(config: ModelConfig, model: PreTrainedModel) -> None:
         raise Unsupported(f"'{config.path}' is quantized by {method}, whose layout only its weights tell: measure it")
     elif quantizer is not None:
         mark_quantized(model)
+
+
+def _is_part(config: ModelConfig, model: PreTrainedModel) -> bool:
+    """Whether transformers made the text model alone of a checkpoint that also sees or hears."""
+    return type(model.config) is not type(read_architecture(config))
 
 
 def _build_options(config: ModelConfig) -> dict[str, Any]:

@@ -117,11 +117,15 @@ def shape_of(weight: Any) -> tuple[int, ...]:
 
 
 def check_weights(
-    model: PreTrainedModel, shapes: Mapping[str, Sequence[int]], where: str, turned: Collection[str] = ()
+    model: PreTrainedModel,
+    shapes: Mapping[str, Sequence[int]],
+    where: str,
+    turned: Collection[str] = (),
+    part: bool = False,
 ) -> None:
     """Refuses a model that is not what a checkpoint holds. ``shapes``: of the weights by name, not quantized.
 
-    ``turned``: weights of the model that the checkpoint holds transposed.
+    ``turned``: weights of the model that the checkpoint holds transposed. ``part``: see `refuse_misfit`.
 
     Raises:
         SourceError: a weight is left over, is missing, or has another shape.
@@ -135,7 +139,7 @@ def check_weights(
         for name, there, here in report["mismatched_keys"]
         if name not in turned or tuple(there) != tuple(here)[::-1]
     ]
-    refuse_misfit(report, where)
+    refuse_misfit(report, where, part)
 
 
 def fill(
@@ -153,8 +157,10 @@ def fill(
     return model, report
 
 
-def refuse_misfit(report: Mapping[str, Any], where: str) -> None:
+def refuse_misfit(report: Mapping[str, Any], where: str, part: bool) -> None:
     """Refuses what transformers only reports: it draws weights that are missing or of another shape at random.
+
+    ``part``: whether the model is only a part of what the checkpoint describes, such as its text model.
 
     Raises:
         SourceError: naming the first weight.
@@ -171,7 +177,8 @@ def refuse_misfit(report: Mapping[str, Any], where: str) -> None:
             f"the checkpoint at '{where}' lacks {len(missing)} weights, the first being {missing[0]}: "
             f"it is not the whole causal language model that its configuration describes, {advice}"
         )
-    if left := sorted(name for name in report["unexpected_keys"] if not FORMER_BUFFERS.search(name)):
+    left = sorted(name for name in report["unexpected_keys"] if not FORMER_BUFFERS.search(name))
+    if left and not part:
         raise SourceError(
             f"the checkpoint at '{where}' holds {len(left)} weights that its configuration does not describe, "
             f"the first being {left[0]}: {advice}"
