@@ -82,7 +82,7 @@ def as_bin(folder: Path) -> Path:
 
 
 def as_shards(folder: Path) -> Path:
-    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="500KB")
+    load_model(at(folder), "cpu", seed=0).save_pretrained(folder, max_shard_size="500KB")
     (folder / WEIGHTS).unlink()
     return folder
 
@@ -150,6 +150,32 @@ def test_other_parts_of_a_checkpoint_are_not_left_over(tmp_path: Path) -> None:
     change_weights(tmp_path, lambda weights: weights.pop("lm_head.weight"))
     with pytest.raises(SourceError, match="lacks 1 weights"):
         meta_model(config)
+
+
+def test_a_hub_id_is_compared_where_it_is_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network its files are found there, an adapter beside them is not loaded, and a misfit is refused."""
+    commit = "0" * 40
+    store = tmp_path / "models--some--model"
+    folder = add_adapter(save(store / "snapshots" / commit))
+    (store / "refs").mkdir()
+    (store / "refs" / "main").write_text(commit)
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", str(tmp_path), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    config = at(Path("some/model"))
+    whole = load_file(folder / WEIGHTS)
+    state = load_model(config, "cpu", seed=0).state_dict()
+    assert set(state) == set(whole)
+    assert all(torch.equal(state[name], weight) for name, weight in whole.items())
+    change_config(folder, num_hidden_layers=1)
+    with pytest.raises(SourceError, match="holds 9 weights"):
+        meta_model(config)
+    as_shards(change_config(folder, num_hidden_layers=2))
+    assert parameter_count(load_model(config, "cpu", seed=0)) == PARAMETERS
+    sorted(folder.glob("model-*.safetensors"))[0].unlink()
+    assert parameter_count(meta_model(config)) == PARAMETERS  # what is not there yet can't be compared
+    with pytest.raises(SourceError, match="has no model-00001"):
+        load_model(config, "cpu", seed=0)
 
 
 def test_an_adapter_beside_the_weights_is_in_the_record(tmp_path: Path) -> None:
