@@ -104,9 +104,12 @@ def test_on_a_terminal_the_live_line_says_it_all() -> None:
     """However long a phase lasts, no line of it stays: one line changes in place and is gone in the end."""
     clock = Clock(terminal=True)
     with clock.progress.sweep(1, kept=0):
+        assert clock.progress.__rich__().plain == ""
         clock.progress.begin(CELL)
         clock.work({"loading": 12.0, "training": 300.0})
         assert clock.progress.__rich__().plain == f"[1/1] {CELL.id} · training"
+        clock.progress.end(make_record(CELL))
+        assert clock.progress.__rich__().plain == ""
     assert "for " not in clock.out.getvalue()
     with clock.progress.task("checking every cell"):
         assert clock.progress.__rich__().plain == "checking every cell"

@@ -50,6 +50,7 @@ class Progress:
     def sweep(self, total: int, kept: int) -> Iterator[None]:
         """The span of a sweep with ``total`` cells to run."""
         self._total, self._done, self._sweep_began = total, 0, self._clock()
+        self._begin("", "")
         if kept:
             self._say(f"{kept} cells are recorded already; --fresh measures them again")
         if total == 0:
@@ -82,6 +83,7 @@ class Progress:
     def end(self, record: Record) -> None:
         """A cell has its record."""
         self._done += 1
+        self._begin("", "")
         style = STYLES.get(record.status, "red")
         line = Text.assemble(
             f"[{self._done}/{self._total}] {record.cell_id} ",
@@ -124,7 +126,8 @@ class Progress:
 
     def __rich__(self) -> Text:
         words = [self._name, self._phase, self._left() if self._done and self._total else ""]
-        return Text(self._place() + " · ".join(filter(None, words)), overflow="ellipsis", no_wrap=True)
+        line = self._place() + " · ".join(filter(None, words)) if self._phase else ""  # none between two cells
+        return Text(line, overflow="ellipsis", no_wrap=True)
 
 
 def duration(seconds: float) -> str:
