@@ -72,7 +72,8 @@ def test_whatever_is_typed_is_taken_or_refused_in_one_line(arguments: list[str])
         (["~model.name"], ["model.name"]),
         (["~results_dir"], ["~results_dir"]),
         (["+method=lora"], ["method"]),
-        (["method=null"], ["method=null"]),
+        (["method=null"], ["method=null", "choose from"]),
+        (["method=lora,null"], ["method=null", "choose from"]),
         (["model=null"], ["model=null"]),
         (["study=null"], ["study=null"]),
         (["method._target_=null"], ["method._target_", "class"]),
@@ -92,7 +93,9 @@ def test_a_refusal_names_what_is_wrong(arguments: list[str], words: list[str]) -
 def test_no_reference_is_a_choice(none: str) -> None:
     """It composes to the very cell that has none, and can be swept beside one."""
     assert compose_run([none]).cells == compose_run([]).cells
-    (sweep,) = compose_multirun(["method=lora", "method@reference=null,adapter"])
+    both = ["method=lora", "method@reference=null,adapter"]
+    check_overrides(both)
+    (sweep,) = compose_multirun(both)
     assert [cell.get("reference", {}).get("_target_") for cell in sweep.cells] == [None, "methods.adapter.Adapter"]
 
 

@@ -52,7 +52,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
         UsageError: naming the override and what exists.
     """
     parsed = [match for argument in arguments if (match := PLAIN.fullmatch(argument))]
-    chosen = [name for match in parsed if match["key"] == "method" for name in _names(match["value"])]
+    chosen = [name for match in parsed if match["key"] == "method" for name in _names(match["value"]) if name]
     for match in parsed:
         check_renamed(match["key"])
         if group_of(match["key"]) in GROUPS:
@@ -79,9 +79,10 @@ def check_option(key: str, name: str | None, group: str | None = None) -> None:
     """
     if name is None and key == REFERENCE_GROUP:
         return
-    group, word = group or group_of(key), "null" if name is None else name
+    group = group or group_of(key)
     if name not in options(group):
-        raise UsageError(f"{key}={word}: unknown {group}{hint(word, options(group))}")
+        word = "null" if name is None else name
+        raise UsageError(f"{key}={word}: unknown {group}{hint(name or '', options(group))}")
 
 
 def check_renamed(key: str) -> None:
@@ -105,9 +106,10 @@ def hint(word: str, known: Sequence[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else f"; choose from {', '.join(known)}"
 
 
-def _names(value: str | None) -> list[str]:
-    """The options that an override chooses, none where it takes Hydra to tell."""
-    return value.split(",") if value is not None and NAMES.fullmatch(value) and value != "null" else []
+def _names(value: str | None) -> list[str | None]:
+    """The options that an override chooses, none where it takes Hydra to tell. None is null."""
+    names = value.split(",") if value is not None and NAMES.fullmatch(value) else []
+    return [None if name == "null" else name for name in names]
 
 
 def _check_key(key: str, methods: Sequence[str]) -> None:
