@@ -226,7 +226,7 @@ def _measured(model: PreTrainedModel, family: Family, kind: str) -> Architecture
         raise _unknown(
             model,
             f"it has the names of {family.name}, but its queries and keys ({found} wide) do not make {heads} heads of "
-            "one size in every layer",
+            "one size in every layer: see num_attention_heads and num_key_value_heads",
         )
     return Architecture(
         layers=layers,

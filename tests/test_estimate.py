@@ -372,6 +372,8 @@ class HereRunner:
 
     fails: frozenset[str] = frozenset()
 
+    def __init__(self, _beat: Callable[[], object]) -> None: ...
+
     def call(
         self, function: str, *arguments: Any, limit_seconds: float, listen: Callable[[str], object] = str
     ) -> Outcome:

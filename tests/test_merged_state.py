@@ -179,7 +179,7 @@ def test_what_does_not_fit_the_disk_is_not_saved(tmp_path: Path) -> None:
 
 def measured(folder: Path, *overrides: str) -> ProbeResults:
     config = compose_run(["~study", *SMALL, "model.settings.tie_word_embeddings=true", *overrides]).cells[0]
-    return measure_metrics(config, str(folder), lambda phase: None)
+    return measure_metrics(config, str(folder), lambda *_, **__: None)
 
 
 def values(results: ProbeResults, state: str) -> dict[str, float]:

@@ -24,7 +24,7 @@ def test_a_package_adds_its_method_to_a_sweep(tmp_path: Path) -> None:
     found = {(measurement.metric, measurement.state): measurement.value for measurement in record.measurements}
     assert found["trained_parameters", "unmerged"] == found["shipped_parameters", "unmerged"] == 2 * 32
     assert found["attach_error", "unmerged"] == found["reload_error", "unmerged"] == 0.0
-    assert {pairs.phase for pairs in record.pairs} == {"prefill", "decode"}
+    assert {pairs.phase for pairs in record.pairs} == {"prefill", "decode", "train"}
     assert "output_scale (output_scale)" in " ".join(done.stdout.split())
 
 

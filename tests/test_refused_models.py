@@ -15,7 +15,6 @@ import methods
 from methods import Method, MethodError
 from methods.adapter import Adapter
 from methods.architectures import architecture_of, sizes_of
-from methods.full import Full
 from methods.lora import Lora
 from methods.prefix_tuning import PrefixTuning
 from tests.families import FAMILIES, GPT2, GROUPED, build
@@ -41,7 +40,7 @@ def small(kind: str, settings: dict[str, Any]) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("method", [Full(), Lora(targets=("all-linear",)), PrefixTuning()])
+@pytest.mark.parametrize("method", [Lora(targets=("all-linear",)), PrefixTuning()])
 @pytest.mark.parametrize("kind", NAMESAKES)
 def test_a_model_of_another_build_is_refused(kind: str, method: Method) -> None:
     """Linear modules that no role names, or shapes that are not those of plain attention: one line that names them."""

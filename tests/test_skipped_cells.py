@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import methods
@@ -16,6 +18,7 @@ from bench.errors import UsageError
 from bench.records.record import Status
 from bench.records.results import CheckedCell
 from bench.runner.process import Outcome, ProcessRunner
+from bench.runner.progress import Progress
 from bench.runner.sweep import check_cells
 from bench.worker.check import check_all
 from methods.full import Full
@@ -89,7 +92,7 @@ TWO_MODELS: dict[str, tuple[list[str], str]] = {
         "leaves none of 2 layers",
     ),
     "positions": (["method=lora", "model.settings.max_position_embeddings=64,512"], "positions are needed"),
-    "heads": (["method=lora", "model.settings.num_key_value_heads=3,2"], "num_key_value_heads 3"),
+    "heads": (["method=lora", "model.settings.num_key_value_heads=3,2"], "num_key_value_heads"),
 }
 
 
@@ -154,7 +157,7 @@ class Answer(ProcessRunner):
 def test_if_no_cell_can_run_something_must_be_corrected() -> None:
     """Every command that checks cells ends with one line then, the first reason; one good cell is enough to go on."""
     bad = [CheckedCell(make_cell(size=size), f"rank {size} is larger") for size in (100, 200)]
-    good = CheckedCell(make_cell(size=8), None)
+    good, progress = CheckedCell(make_cell(size=8), None), Progress(Console(file=io.StringIO()))
     with pytest.raises(UsageError, match=r"^rank 100 is larger \(and 1 more like it\)$"):
-        check_cells([{}], Answer([*bad]), str)
-    assert check_cells([{}], Answer([*bad, good]), str) == [*bad, good]
+        check_cells([{}], Answer([*bad]), progress)
+    assert check_cells([{}], Answer([*bad, good]), progress) == [*bad, good]

@@ -198,5 +198,5 @@ def test_training_that_changes_no_output_is_told(method: str, rate: float, idle:
     small = ["workload.train_steps=3", "workload.train_length=16", "workload.prompt_lengths=[8]"]
     small += ["workload.held_out_sequences=1", "model.settings.num_hidden_layers=1", "precision=gate"]
     overrides = [f"method={method}", f"method.learning_rate={rate}", "model=tiny", *small]
-    results = measure_metrics(compose_run(overrides).cells[0], str(tmp_path), lambda _: None)
+    results = measure_metrics(compose_run(overrides).cells[0], str(tmp_path), lambda *_, **__: None)
     assert ("after training, its outputs are the untouched base's, bit for bit" in results.warnings) is idle
