@@ -25,13 +25,13 @@ CACHED = (groups.outside_methods, groups.options, groups.method_settings, machin
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is repeated on the twin of a family as slow."""
+    """Marks what is repeated on the twin of a family."""
     from tests.families import TWINS  # which loads torch
 
     for item in items:
         given = getattr(item, "callspec", None)
         if given is not None and given.params.get("family") in TWINS and item.path.stem != "test_layouts":
-            item.add_marker("slow")
+            item.add_marker("twin")
 
 
 @pytest.fixture

@@ -63,8 +63,8 @@ TYPES = {**dict(zip(FAMILIES, FAMILIES, strict=True)), "gpt_bigcode-heads": "gpt
 """What transformers calls each of them."""
 WITHOUT_CACHE = ("openai-gpt",)
 TWINS = {"mistral": "llama", "qwen2": "llama", "openai-gpt": "gpt2", "gpt_bigcode-heads": "gpt_neox"}
-"""Families whose modules and layouts are those of another one, whose tests see the same faults. Only the longer run has
-them in each test; `tests/test_layouts.py` always has them all."""
+"""Families whose modules and layouts are those of another one, whose tests see the same faults. Each test but those of
+`tests/test_layouts.py` is repeated on them in a longer run alone (``pytest -m twin``)."""
 
 
 def build(family: str, seed: int = 0) -> PreTrainedModel:

@@ -76,7 +76,7 @@ def test_every_method_decodes_on_a_static_cache(name: str, family: str) -> None:
     torch.testing.assert_close(next_logits(steps, model), expected, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if "-" in n else []) for n in CASES])
 @torch.no_grad()
 def test_every_method_compiles_as_a_whole(name: str) -> None:
     """Neither phase breaks the graph, and no step compiles it again."""
