@@ -25,6 +25,7 @@ SMALL = (
     "workload.prompt_lengths=[8]",
     "precision.processes=1",
     "precision.pairs=2",
+    "precision.train_pairs=1",
     "precision.warmup_steps=1",
     "model.settings.hidden_size=32",
     "model.settings.intermediate_size=48",

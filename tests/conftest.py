@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         given = getattr(item, "callspec", None)
         if given is not None and given.params.get("family") in TWINS and item.path.stem != "test_layouts":
-            item.add_marker("twin")
+            item.add_marker("longer")
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ TYPES = {**dict(zip(FAMILIES, FAMILIES, strict=True)), "gpt_bigcode-heads": "gpt
 WITHOUT_CACHE = ("openai-gpt",)
 TWINS = {"mistral": "llama", "qwen2": "llama", "openai-gpt": "gpt2", "gpt_bigcode-heads": "gpt_neox"}
 """Families whose modules and layouts are those of another one, whose tests see the same faults. Each test but those of
-`tests/test_layouts.py` is repeated on them in a longer run alone (``pytest -m twin``)."""
+`tests/test_layouts.py` is repeated on them in a longer run alone (``pytest -m longer``)."""
 
 
 def build(family: str, seed: int = 0) -> PreTrainedModel:

@@ -74,7 +74,12 @@ def test_several_studies_run_one_after_the_other() -> None:
         compose_multirun(["study=headline,gats"])
 
 
-@pytest.mark.parametrize("study", options("study"))
+LONG_STUDIES = ("peft", "headline-llama")
+
+
+@pytest.mark.parametrize(
+    "study", [pytest.param(s, marks=[pytest.mark.longer] if s in LONG_STUDIES else []) for s in options("study")]
+)
 def test_every_study_is_sound(study: str) -> None:
     """Cells made for a card are checked as if they ran here: what can't is skipped with a reason, none refused."""
     items = resolve([f"study={study}", "device=cpu"])
@@ -108,9 +113,15 @@ def test_what_does_not_change_a_figure_does_not_change_the_cell() -> None:
         assert resolve(["method=lora", override], single=True)[0].cell.id != plain.cell.id
 
 
-@pytest.mark.parametrize("name", options("model"))
-@pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_configuration_builds(name: str, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        pytest.param(method, name, marks=[] if method == "lora" or name == "tiny" else [pytest.mark.longer])
+        for method in sorted(METHODS)
+        for name in options("model")
+    ],
+)
+def test_every_configuration_builds(method: str, name: str) -> None:
     """Each method on each model of ``conf/`` composes into a plan, and all but a checkpoint's are found good."""
     if name != "pretrained":
         (item,) = resolve([f"method={method}", f"model={name}"], single=True)

@@ -159,8 +159,15 @@ def sweep(folder: Path, *arguments: str) -> Record:
     return found
 
 
-@pytest.mark.parametrize("sharing", ["copy", "share"])
-@pytest.mark.parametrize("names", [("lora", "peft_lora"), ("prompt_tuning", "full")])
+@pytest.mark.parametrize(
+    ("names", "sharing"),
+    [
+        (("lora", "peft_lora"), "copy"),
+        (("prompt_tuning", "full"), "share"),
+        pytest.param(("lora", "peft_lora"), "share", marks=pytest.mark.longer),
+        pytest.param(("prompt_tuning", "full"), "copy", marks=pytest.mark.longer),
+    ],
+)
 def test_a_real_cell_measures_both(names: tuple[str, str], sharing: str, tmp_path: Path) -> None:
     """Metrics of both sides, training steps of one against the other, and latency of both against the control: whether
     the arms have weights of their own or share them, of which one side may train what the other freezes."""

@@ -334,7 +334,13 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize(("sent", "status", "said"), [(signal.SIGTERM, 143, ""), (signal.SIGINT, 130, "interrupted")])
+@pytest.mark.parametrize(
+    ("sent", "status", "said"),
+    [
+        pytest.param(signal.SIGTERM, 143, "", marks=pytest.mark.slow),
+        (signal.SIGINT, 130, "interrupted"),
+    ],
+)
 def test_a_sweep_that_is_told_to_stop_leaves_nothing_behind(
     tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, status: int, said: str
 ) -> None:

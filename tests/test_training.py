@@ -128,13 +128,15 @@ def test_a_method_that_can_not_recompute_finds_out_as_it_attaches(method: Method
     attach_to_train(plan_of(), method, build("llama"))
 
 
+ALIKE = ("peft-IA3", "peft-VERA", "peft-LOHA", "peft-OFT", "peft-HRA", "peft-RANDLORA")
+"""Types of peft that keep nothing."""
 KEPT: dict[str, Method] = {
     **CASES,
     **{f"peft-{kind}": Peft(type=kind, config=settings, total_steps=9) for kind, settings in PEFT.items()},
 }
 
 
-@pytest.mark.parametrize("case", KEPT)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.longer] if c in ALIKE else []) for c in KEPT])
 def test_every_tensor_that_lives_between_steps_is_in_a_category(case: str, request: pytest.FixtureRequest) -> None:
     """Of all tensors in Python after two steps, each that was not there before is known to the count of memory."""
     stepped(KEPT[case])  # makes what a library keeps once a process

@@ -34,7 +34,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("start", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["forkserver", pytest.param("spawn", marks=pytest.mark.longer)])
 def test_a_cell_is_measured_in_a_folder_of_other_peoples_names(folder: Path, start: str) -> None:
     """Parent, server and children, forked or new, import what they mean; a method of the folder's own is found."""
     own = ("method=lora", "method._target_=mine.Mine", "method.rank=2", f"precision.start={start}")
