@@ -24,7 +24,10 @@ def _look_there_last() -> None:
     Not off the path: a method of the person's own may lie there (``method._target_=my_module.MyMethod``). A checkout
     that is the working folder itself stays where it is, for this package may be found by that alone.
     """
-    folder = os.getcwd()  # noqa: PTH109  # pathlib is one of the modules that may lie there
+    try:
+        folder = os.getcwd()  # noqa: PTH109  # pathlib is one of the modules that may lie there
+    except FileNotFoundError:  # it was removed: nothing can lie there
+        return
     if os.path.samefile(folder, os.path.dirname(os.path.dirname(__file__))):  # noqa: PTH120, PTH121
         return
     if sys.path[0] in ("", folder):  # not so for an installed command
