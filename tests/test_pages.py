@@ -40,7 +40,7 @@ REFERENCE = ROOT / "results" / "reference"
 @pytest.mark.parametrize(
     ("page", "found"),
     [
-        pytest.param(page, found, marks=[pytest.mark.slow] if found["kind"] == "estimate" else [])
+        pytest.param(page, found, marks=[pytest.mark.longer] if found["kind"] == "estimate" else [])
         for page, found in BLOCKS
     ],
     ids=[f"{found['kind']}: {found['arguments']}"[:60] for _, found in BLOCKS],

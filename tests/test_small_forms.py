@@ -58,7 +58,7 @@ def test_what_training_costs(tmp_path: Path) -> None:
     assert all(ratio < 1 for ratio in saved.values())
 
 
-@pytest.mark.slow
+@pytest.mark.longer
 def test_the_headline_compiled(tmp_path: Path) -> None:
     """One cell of the headline study in the compiled runtime: both states timed, no graph broken."""
     done = run(
