@@ -107,7 +107,12 @@ def test_what_does_not_fit_is_missing_with_its_reason(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("error", "words"), [(torch.OutOfMemoryError("full"), "card"), (training.MethodError("no such layer"), "no such")]
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("full"), "card"),
+        (training.MethodError("no such layer"), "no such"),
+        (training.Diverged("the training loss became nan"), "nan"),
+    ],
 )
 def test_a_reference_that_can_not_train_is_missing(
     monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
@@ -190,7 +195,9 @@ def test_training_beside_a_reference_of_the_cells_own_is_no_evidence() -> None:
     """Its ratio is to that reference and not to full fine-tuning."""
     record = trained("lora", [1.5, 1.52, 1.48])
     cell = dataclasses.replace(record.cell, reference=Reference("lora", "peft", 8))
-    assert faster(dataclasses.replace(record, cell=cell)) is Verdict.UNCLEAR
+    beside = dataclasses.replace(record, cell=cell, cell_id=cell.id)
+    assert faster(beside) is Verdict.UNCLEAR
+    assert faster(beside, trained("adapter", [1.2, 1.21, 1.22])) is Verdict.SUPPORTED
     assert pd.isna(frame([dataclasses.replace(record, cell=cell)])["train_ratio"]).all()
 
 

@@ -82,8 +82,9 @@ def ratios(evidence: Evidence, state: str, record: Record, partner: Record | Non
 
 def _timed(evidence: Evidence, state: str, record: Record, point: Point | None) -> list[Pairs]:
     """The samples behind a ratio. Training that was timed with a reference of the cell's own is not among them."""
-    own = evidence.phase == TRAIN and record.cell.reference is not None
-    return [] if own else record.pairs_of(evidence.phase, state, point)
+    if evidence.phase != TRAIN:
+        return record.pairs_of(evidence.phase, state, point)
+    return [] if record.cell.reference is not None else record.pairs_of(TRAIN, UNMERGED)
 
 
 def _timed_with(evidence: Evidence, record: Record) -> str:

@@ -16,7 +16,7 @@ from bench.claims.growth import growth
 from bench.claims.pairing import ABSENT, best_measured, selects
 from bench.claims.result import EvidenceResult, Test, Verdict, adjusted
 from bench.records.conditions import alike, distinct, shared, telling
-from bench.records.record import Record, Status
+from bench.records.record import TRAIN, Record, Status
 
 CONTRADICTIONS = {
     Expected.supported: (Verdict.REFUTED, Verdict.NEGLIGIBLE),
@@ -96,6 +96,8 @@ def _trials(
     evidence: Evidence, state: str, group: Sequence[Record], usable: Sequence[Record]
 ) -> Iterator[Test | EvidenceResult]:
     state = evidence.state or state
+    if evidence.phase == TRAIN:  # what was timed with a reference of the cell's own says nothing of the workload's
+        group = [record for record in group if record.cell.reference is None] or group
     if evidence.relation is Relation.grows:
         yield from growth(evidence, state, group)
         return

@@ -152,7 +152,7 @@ def _column(part: pd.DataFrame, name: str, trained: str) -> tuple[Column, list[s
     optional = name in EXTRA
     if metric.unit is Unit.RATIO:
         anchor = trained if metric.scope is Scope.TRAINING else CONTROL
-        column = Column(metric.label.removesuffix(" ratio"), f"× {anchor}", optional=optional)
+        column = Column(metric.label.removesuffix(" ratio"), f"× {anchor}", optional=optional, wrap=True)
         return column, [_ratio(row, name) for _, row in part.iterrows()]
     scale = scale_for(part[name].dropna(), metric.unit)
     cells = ["" if pd.isna(value) else scale.show(value) for value in part[name]]

@@ -137,7 +137,7 @@ def _table(records: Sequence[Record], point: Point, title: str) -> Table:
         ),
         Text("both ran in the same processes; training steps in turn, latency each in turn with the control"),
         IntervalWidth(tuple(sorted({len({pairs.process for pairs in record.pairs}) for record in records}))),
-        MeasuredOn(str(first.machine.get("processor")), ()),
+        MeasuredOn(str(first.processor), ()),
     )
     return Table(
         title=title,

@@ -16,7 +16,7 @@ from bench.worker.copies import copy_of, fits, weight_bytes
 from bench.worker.setup import random_tokens, timing_config
 from bench.workload.plan import Plan
 from bench.workload.subject import prompt_of
-from bench.workload.training import Trainer, attach_to_train
+from bench.workload.training import Diverged, Trainer, attach_to_train
 from methods import Method, MethodError
 
 WARMUP_STEPS = 2
@@ -49,9 +49,13 @@ def training_pairs(
         if named:
             config = replace(config, pairs=plan.precision.train_pairs, warmup_steps=WARMUP_STEPS, min_steps=MIN_STEPS)
         timed = time_pairs(steps.pop(REFERENCE), steps, config, clock_for(plan.torch_device), rng)
-    except MethodError as error:
+    except (MethodError, Diverged) as error:
+        if not named:
+            raise
         return _missing(plan.train_reference, str(error))
     except torch.OutOfMemoryError:
+        if not named:
+            raise
         return _missing(plan.train_reference, "training steps of both do not fit on the card at once")
     blocks, work = timed[UNMERGED], plan.workload
     point = work.train_batch_size, work.train_length
