@@ -22,6 +22,7 @@ from bench.records.cell import Reference
 from bench.records.record import TRAIN, UNMERGED, Measurement, Missing, Pairs, Record
 from bench.report.comparison import comparison_tables
 from bench.report.frame import frame
+from bench.report.records import records_report
 from bench.worker import training
 from bench.worker.training import training_pairs
 from bench.workload.models import load_model
@@ -30,7 +31,7 @@ from methods.adalora import Adalora
 from methods.full import Full
 from tests.command import SMALL
 from tests.fakes import SIZES, make_cell, make_record
-from tests.reports import notes
+from tests.reports import notes, printed
 
 STEPS = (4, 128)
 """Batch and length of a training step in the fake cells."""
@@ -207,3 +208,15 @@ def test_training_is_compared_with_no_control() -> None:
     (problem,) = problems(Claim("s", "s", Selector(("lora",)), (evidence,), ("study=claims",)))
     assert problem[0] == "evidence.0.compared_to"
     assert "workload.train_reference" in problem[1]
+
+
+def test_nothing_is_cut_on_a_narrow_terminal() -> None:
+    """Three ratios with intervals and the longest names fit 80 columns: what is too wide is wrapped between words."""
+    records = [trained(method, [] if method == "full" else [1.5, 1.52, 1.48]) for method in SIZES]
+    report = records_report(records)
+    shown = printed(report)
+    assert max(map(len, shown.splitlines())) <= 80
+    for row in report.tables[0].rows:
+        for cell in row[1:8]:
+            assert all(word in shown for word in cell.split())
+    assert shown.count("× control") == 2

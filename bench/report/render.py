@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 BEST = "*"
 """Marks the best values on a terminal. Elsewhere they are bold."""
-LEAST_NAME = 12
-"""Characters that a column which is wrapped gets at least."""
+LEAST_NAME = 10
+"""Characters that a column which is wrapped gets at least, if it has so long a word."""
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -60,7 +60,7 @@ def _terminal(table: Table, width: int) -> TerminalTable:
             vertical="bottom",
             no_wrap=not column.wrap,
             overflow="fold",
-            min_width=min(LEAST_NAME, _longest(table, index)) if column.wrap else None,
+            min_width=min(LEAST_NAME, _longest_word(table, index)) if column.wrap else None,
         )
     for number, row in enumerate(table.rows):
         found.add_row(*(_cell(table, number, index, row[index]) for index in shown))
@@ -90,6 +90,12 @@ def _width(table: Table, index: int, stacked: bool) -> int:
 def _longest(table: Table, index: int) -> int:
     cells = (BEST * ((number, index) in table.best) + row[index] for number, row in enumerate(table.rows))
     return max(map(len, cells), default=0)
+
+
+def _longest_word(table: Table, index: int) -> int:
+    """Characters below which a column would be wrapped within a word."""
+    cells = (BEST * ((number, index) in table.best) + row[index] for number, row in enumerate(table.rows))
+    return max((len(word) for cell in cells for word in cell.split()), default=0)
 
 
 def _stacked(column: Column) -> list[str]:
