@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import parse
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from bench.config.compose import compose_run
@@ -40,6 +42,7 @@ SIZES = {
 POSITION = 2 * 2 * 8 * 4
 """Bytes of one position of one layer: keys and values of two heads of 8."""
 MAMBA = {"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 8}
+CACHE_OF_STATES = parse(transformers.__version__) >= parse("5.24")
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("llama", {}),
     "window": ("mistral", {"sliding_window": WINDOW}),
@@ -54,6 +57,8 @@ PROMPT = torch.arange(3, 3 + LENGTH)[None]
 
 
 def model(kind: str) -> PreTrainedModel:
+    if kind in ("recurrent", "hybrid") and not CACHE_OF_STATES:
+        pytest.skip("here transformers has another kind of cache for these models, and other names for their layers")
     family, settings = KINDS[kind]
     return of(family, settings)
 
