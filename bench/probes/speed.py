@@ -50,7 +50,9 @@ METRICS = (
 
 def measure_training(subject: TrainingSubject) -> Iterator[Measurement | Missing]:
     """The rest of the training budget, timed step by step."""
-    if subject.plan.train_reference is None:
+    if subject.plan.reference is not None:
+        yield Missing("train_ratio", subject.state, "timed in turn with the cell's own reference")
+    elif subject.plan.train_reference is None:
         yield _without_reference(subject)
     seconds = statistics.median(subject.trainer.timed_steps())
     yield Measurement("train_step_seconds", seconds, subject.state)
