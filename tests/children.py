@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+import pickletools
 import signal
 import subprocess
 import sys
@@ -162,3 +164,10 @@ def marked(marker: str) -> list[int]:
         except OSError:  # ended meanwhile
             continue
     return [pid for pid in found if not is_gone(pid)]
+
+
+def modules_to_read(value: object) -> set[str]:
+    """The modules that a process must import to read what a child returned, Python's own not among them."""
+    text = pickle.dumps(value, protocol=2)  # in which each class is named in one place
+    named = {str(argument).split()[0] for code, argument, _ in pickletools.genops(text) if code.name == "GLOBAL"}
+    return {module for module in named if module.partition(".")[0] not in sys.stdlib_module_names | {"__builtin__"}}

@@ -19,6 +19,7 @@ from bench.records.store import Store
 from bench.runner.sweep import refuse_if_none
 from bench.worker.check import check_all
 from bench.workload.plan import read_plan
+from tests.children import modules_to_read
 from tests.command import Done, here, really, refused
 from tests.fakes import make_cell, make_record
 from tests.families import build
@@ -50,6 +51,14 @@ def test_the_default_study_has_every_method() -> None:
     assert {cell.model for cell in cells} == {"tiny"}
     assert len({cell.id for cell in cells}) == len(METHODS)
     assert all(item.skip is None for item in resolve([]))
+
+
+def test_what_a_check_returns_is_read_without_torch() -> None:
+    """A setting whose type a method defines would have the parent import the method, and torch with it."""
+    named = {name for name in options("method") if not name.startswith("peft")}
+    cells = resolve([f"method={','.join(sorted(named))}"])
+    cells += resolve(["method=lora,adapter", "method@reference=p_tuning"]) + resolve(["method=peft_lora"])
+    assert modules_to_read(cells) <= {"bench.records.cell", "bench.records.results"}
 
 
 def test_a_grid_crosses_what_applies() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from enum import Enum
 from typing import Any
 
 import torch
@@ -114,8 +115,13 @@ def _as_before(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
+def _plain(value: Any) -> Any:
+    """Settings as JSON has them. To read one whose type is a method's, the parent would have to import torch."""
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.value if isinstance(value, Enum) else value
 
 
 def _check_device(plan: Plan, here: bool) -> None:
