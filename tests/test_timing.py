@@ -90,7 +90,7 @@ def test_seconds_are_those_of_one_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "discarded", "steps"), [(0.002, 3, 4), (0.0001, 3, MAX_STEPS - 4), (0.020, 2, 1), (0.2, 1, 1)]
+    ("seconds", "discarded", "steps"), [(0.002, 3, 4), (0.0001, 3, MAX_STEPS - 4), (0.009, 1, 1), (0.038, 0, 1)]
 )
 def test_a_block_is_long_enough_and_begins_when_the_arm_has_settled(seconds: float, discarded: int, steps: int) -> None:
     """Blocks of the shortest arm reach ``block_seconds`` while the cache allows it; long steps need fewer discarded."""

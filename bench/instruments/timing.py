@@ -26,9 +26,10 @@ import torch
 from bench.config.schema import MAX_STEPS
 from bench.instruments.steps import Steps
 
-SETTLED_SECONDS = 0.03
+SETTLED_SECONDS = 0.01
 """After so long an arm runs as it will. On 2 cores, medians over 16 to 120 switches between copies: of a 3.3 ms step
-the first was 4.5% slow and the second 1%; of steps of 9, 38 and 187 ms none, beyond a noise of about 1%."""
+the first was 4.5% slow and the second 1%; of steps of 9, 38 and 187 ms none, beyond a noise of about 1%. So two or
+three short steps are thrown away, one of 9 ms, and none of 38 ms."""
 
 WARM_SECONDS = 0.5
 """Long steps need fewer warm-up calls than short ones; `LEAST_WARMUP` at least."""
@@ -148,7 +149,7 @@ def _columns(
 def _calibrate(all_steps: Sequence[Steps], protocol: TimingConfig, clock: Clock) -> Block:
     """Warms every arm up and lays out the block by the shortest step among them, so that every block is long enough."""
     step = min(_warm(timed, protocol.warmup_steps, clock) for timed in all_steps)
-    discarded = min(protocol.discarded_steps, max(1, math.ceil(SETTLED_SECONDS / step)))
+    discarded = min(protocol.discarded_steps, round(SETTLED_SECONDS / step))
     seconds = max(protocol.block_seconds, RESOLVED * clock.resolution_seconds)
     steps = max(protocol.min_steps, min(math.ceil(seconds / step), MAX_STEPS - discarded - 1))
     return Block(steps, discarded)
