@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,17 @@ def test_a_wrong_merge_says_what_the_tie_did(case: str, says: str) -> None:
         merge(plan_of(*PLAN), attached, corpus(), ties)
     assert caught.value.error > 0.1
     assert says in str(caught.value)
+
+
+def test_outputs_that_are_no_numbers_are_not_the_same(tmp_path: Path) -> None:
+    """A comparison with NaN is false whichever way it is asked."""
+    base = tied()
+    attached = Lora(rank=2).attach(base)
+    for parameter in attached.trained().values():
+        parameter.data.fill_(1e30)  # their product overflows once it is merged
+    with pytest.raises(WrongMerge, match="nan") as caught:
+        merge(plan_of(*PLAN), attached, corpus(), ties_of(base))
+    assert math.isnan(caught.value.error)
 
 
 @pytest.mark.parametrize("case", ["copy of the head", "rows", "no tie"])

@@ -59,7 +59,7 @@ def merge(plan: Plan, attached: Attached, corpus: Corpus, ties: Sequence[Tie]) -
     attached.merge()
     attached.model.eval()
     error, tolerance = distance(before, logits(attached.model, corpus)), ROUNDING[plan.model.dtype]
-    if error > tolerance and not attached.method.lossy_merge:
+    if not (error <= tolerance or attached.method.lossy_merge):  # an output that is not a number is no match either
         cause = _cause(attached.model, ties)
         reason = f"merged outputs differ from unmerged ones by {error:.2g}, more than {tolerance:.0e}{cause}"
         raise WrongMerge(reason, error)
@@ -131,7 +131,7 @@ def check_saved(plan: Plan, saved: MergedOutputs, corpus: Corpus, folder: Path) 
     except Exception as error:
         raise Unsupported(f"the merged model can't be loaded from its files: {reason_of(error)}") from error
     change, tolerance = distance(saved.logits, logits(model, corpus)), ROUNDING[plan.model.dtype]
-    if change > tolerance:
+    if not change <= tolerance:
         raise Unsupported(
             f"saved and loaded, the merged model's outputs differ by {change:.2g}, more than {tolerance:.0e}"
             f"{saved.cause}"
