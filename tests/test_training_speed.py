@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -20,15 +21,19 @@ from bench.config.compose import compose_run
 from bench.errors import UsageError
 from bench.records.cell import Reference
 from bench.records.record import TRAIN, UNMERGED, Measurement, Missing, Pairs, Record
+from bench.records.results import LatencySamples
 from bench.report.comparison import comparison_tables
 from bench.report.frame import frame
 from bench.report.records import records_report
+from bench.runner.local import lacking_training
 from bench.worker import training
+from bench.worker.probes import measure_metrics
 from bench.worker.training import training_pairs
 from bench.workload.models import load_model
 from bench.workload.plan import Plan, read_plan
 from methods.adalora import Adalora
 from methods.full import Full
+from tests.children import modules_to_read
 from tests.command import SMALL
 from tests.fakes import SIZES, make_cell, make_record
 from tests.reports import notes, printed
@@ -86,6 +91,27 @@ def test_what_training_is_timed_with(arguments: Sequence[str], method: str | Non
     (config,) = compose_run(["precision.train_pairs=3", *arguments]).cells
     reference = read_plan(config).train_reference
     assert (reference and reference.name) == method
+
+
+def test_a_record_has_the_packages_of_the_training_reference(tmp_path: Path) -> None:
+    """The ratio depends on them; what the child returns is read without torch."""
+    plain = ["method=adapter", *SMALL, "precision.train_pairs=3"]
+    (config,) = compose_run([*plain, "workload.train_reference=peft_lora"]).cells
+    found = measure_metrics(config, str(tmp_path), lambda *_, **__: None)
+    assert found.metadata["packages"] == ["peft"]
+    assert modules_to_read(found) <= {"bench.records.record", "bench.records.results"}
+
+
+def test_what_only_some_processes_could_time_is_a_warning() -> None:
+    """Each process decides by the memory that is free then: a ratio of five of six is a ratio, and says so."""
+    lacking = Missing("train_ratio", UNMERGED, "they do not fit")
+    decode = make_record(make_cell()).pairs_of("decode")
+    trains = list(trained("lora", [1.5, 1.6]).pairs_of(TRAIN))
+    assert lacking_training(LatencySamples([*decode, *trains], missing=[lacking])) == (
+        [],
+        ["train_ratio is of 2 of 3 processes: they do not fit"],
+    )
+    assert lacking_training(LatencySamples(decode, missing=[lacking])) == ([lacking], [])
 
 
 def test_an_unknown_reference_is_refused_by_name() -> None:
@@ -165,6 +191,7 @@ def test_the_table_has_a_ratio_with_an_interval() -> None:
     assert any("timed in turn with each row" in note and "1024 to 2048 tok/s" in note for note in notes(table))
     assert not any("without an interval" in note for note in notes(table))
     row = frame([records[1]]).set_index("state").loc[UNMERGED]
+    assert row["train_step_seconds"] == pytest.approx(0.5 / 1.5)  # of the same blocks
     assert row["train_ratio_low"] < 1.5 < row["train_ratio_high"]
     assert row["train_tokens_per_second"] == pytest.approx(512 / (0.5 / 1.5), rel=1e-6)
 

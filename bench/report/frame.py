@@ -165,11 +165,13 @@ def _training(record: Record, state: str) -> dict[str, Any]:
         return {}
     ratio = stats.ratio([-own.log_ratio for own in pairs])
     batch, length = pairs[0].point
+    seconds = stats.seconds([own.arm_seconds for own in pairs])
     return {
+        "train_step_seconds": seconds,
         "train_ratio": ratio.estimate,
         "train_ratio_low": ratio.low,
         "train_ratio_high": ratio.high,
-        "train_tokens_per_second": batch * length / stats.seconds([own.arm_seconds for own in pairs]),
+        "train_tokens_per_second": batch * length / seconds,
         "train_reference_tokens_per_second": batch * length / stats.seconds([own.control_seconds for own in pairs]),
     }
 

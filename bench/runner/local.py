@@ -14,7 +14,7 @@ from typing import Any
 from bench.config.schema import REFERENCE_KEY
 from bench.records.cell import Cell
 from bench.records.machine import commit, machine, versions
-from bench.records.record import REFERENCE, UNMERGED, Record, Status
+from bench.records.record import REFERENCE, TRAIN, UNMERGED, Missing, Record, Status
 from bench.records.results import LatencySamples, ProbeResults
 from bench.runner.engine import Listen, implementations
 from bench.runner.process import Outcome, ProcessRunner
@@ -47,6 +47,7 @@ class LocalEngine:
                 peak = max((one.value for one in results.measurements if one.metric == TRAIN_PEAK), default=0)
                 arguments = (cell.config, staging, results.states, peak)
                 outcome = self.replicate(MEASURE_PAIRS, cell.config, arguments, samples, listen)
+        lacking, warnings = lacking_training(samples)
         return Record(
             cell_id=cell.id,
             study=study,
@@ -54,9 +55,9 @@ class LocalEngine:
             reason=outcome.reason,
             cell=cell,
             measurements=tuple(results.measurements),
-            missing=(*results.missing, *samples.missing),
+            missing=(*results.missing, *lacking),
             pairs=tuple(samples.pairs),
-            warnings=(*results.warnings, *samples.warnings),
+            warnings=(*results.warnings, *samples.warnings, *warnings),
             metadata={
                 **results.metadata,
                 **({"card": samples.cards} if samples.cards else {}),
@@ -114,3 +115,12 @@ class LocalEngine:
 
     def _call(self, function: str, *arguments: Any, listen: Listen, start: str = "forkserver") -> Outcome:
         return self.runner.call(function, *arguments, limit_seconds=self.limit_seconds, listen=listen, start=start)
+
+
+def lacking_training(samples: LatencySamples) -> tuple[list[Missing], list[str]]:
+    """What no process measured, and warnings of what only some did: each decides by the memory that is free then."""
+    found = [pairs for pairs in samples.pairs if pairs.phase == TRAIN]
+    if not found:
+        return samples.missing, []
+    whole, timed = ({pairs.process for pairs in some} for some in (samples.pairs, found))
+    return [], [f"{one.metric} is of {len(timed)} of {len(whole)} processes: {one.reason}" for one in samples.missing]

@@ -53,7 +53,7 @@ def measure_metrics(config: Mapping[str, Any], staging: str, report: Report) -> 
     report = partial(report, so_far=results)
     report("loading")
     corpus = load_text(plan)
-    methods = [plan.method, *([] if plan.reference is None else [plan.reference])]
+    methods = [method for method in (plan.method, plan.reference, plan.train_reference) if method is not None]
     results.metadata["packages"] = sorted({package for method in methods for package in method.packages})
     results.metadata["data"] = {"fingerprint": corpus.fingerprint, **corpus.description}
     trained = _train(plan, corpus, Path(staging) / CHECKPOINT, results, report)
@@ -103,7 +103,7 @@ def _serve(plan: Plan, corpus: Corpus, trained: Trained, results: ProbeResults, 
     attached = plan.method.load(base, trained.checkpoint)
     attached.model.eval()
     error = distance(trained.logits, logits(attached.model, corpus))
-    if error > ROUNDING[plan.model.dtype]:
+    if not error <= ROUNDING[plan.model.dtype]:
         results.warnings.append(f"loaded from its checkpoint, its outputs change by {error:.2g}")
     results.warnings += _unseen(plan, attached, corpus)
     size = sum(file.stat().st_size for file in trained.checkpoint.iterdir())
