@@ -55,7 +55,7 @@ CELL = make_cell()
 def test_without_a_terminal_a_long_cell_is_never_silent() -> None:
     """A line where a phase begins, with the time since the cell began; one after 30 s of it, and one a minute later."""
     clock = Clock()
-    with clock.progress.sweep(2, kept=0):
+    with clock.progress.sweep(2, kept=""):
         clock.progress.begin(CELL)
         clock.work({"loading": 12.0, "memory (unmerged)": 170.0, "saving": 1.0})
         clock.progress.end(make_record(CELL))
@@ -72,7 +72,7 @@ def test_without_a_terminal_a_long_cell_is_never_silent() -> None:
 def test_a_quick_cell_leaves_few_lines() -> None:
     """Twenty-five phases of a second are three lines between the first and the last of the cell."""
     clock = Clock()
-    with clock.progress.sweep(1, kept=0):
+    with clock.progress.sweep(1, kept=""):
         clock.progress.begin(CELL)
         clock.said()
         clock.work({f"phase {number}": 1.0 for number in range(25)})
@@ -82,7 +82,7 @@ def test_a_quick_cell_leaves_few_lines() -> None:
 def test_silence_is_counted_from_the_last_line_of_whatever_kind() -> None:
     """A phase that began just after another line, and so was not said, is said half a minute later."""
     clock = Clock()
-    with clock.progress.sweep(1, kept=0):
+    with clock.progress.sweep(1, kept=""):
         clock.progress.begin(CELL)
         clock.said()
         clock.work({"loading": 2.0, "training": 100.0})
@@ -103,7 +103,7 @@ def test_what_is_no_cell_is_told_alike() -> None:
 def test_on_a_terminal_the_live_line_says_it_all() -> None:
     """However long a phase lasts, no line of it stays: one line changes in place and is gone in the end."""
     clock = Clock(terminal=True)
-    with clock.progress.sweep(1, kept=0):
+    with clock.progress.sweep(1, kept=""):
         assert clock.progress.__rich__().plain == ""
         clock.progress.begin(CELL)
         clock.work({"loading": 12.0, "training": 300.0})

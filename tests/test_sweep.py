@@ -20,7 +20,8 @@ from rich.console import Console
 
 from bench.errors import UsageError
 from bench.records.cell import Cell
-from bench.records.record import AA, SCHEMA_VERSION, Pairs, Record, Status
+from bench.records.machine import machine, versions
+from bench.records.record import AA, SCHEMA_VERSION, UNMERGED, Missing, Pairs, Record, Status
 from bench.records.results import CheckedCell
 from bench.records.store import Store, read_record
 from bench.runner.progress import Progress
@@ -153,7 +154,7 @@ def test_failures_of_an_earlier_run_are_replaced_not_added(tmp_path: Path) -> No
 
 
 def test_a_figure_that_is_no_number_fails_its_cell_alone(tmp_path: Path) -> None:
-    """NaN can't be stored: its cell is recorded as failed, with a reason and without metrics, and the others run."""
+    """NaN can't be stored: its cell has failed and says which metric it was, keeps the others, and the rest run."""
     summary = sweep(tmp_path, FakeEngine(not_numbers=frozenset({"lora"})))
     stored = {r.cell.method: r for r in Store(tmp_path).read().values()}
     assert {method: r.status for method, r in stored.items()} == {
@@ -161,9 +162,44 @@ def test_a_figure_that_is_no_number_fails_its_cell_alone(tmp_path: Path) -> None
         "lora": Status.FAILED,
         "adapter": Status.OK,
     }
-    assert stored["lora"].reason
-    assert (stored["lora"].measurements, stored["lora"].pairs) == ((), ())
+    whole = make_record(make_cell(), study="test")
+    assert stored["lora"].reason == "loss (unmerged) came out as nan"
+    assert (stored["lora"].measurements, stored["lora"].pairs) == (whole.measurements, whole.pairs)
+    assert Missing("loss", UNMERGED, "it came out as nan") in stored["lora"].missing
     assert [r.cell.method for r in summary.failed] == ["lora"]
+
+
+def test_what_json_does_not_have_is_left_out_of_a_record(tmp_path: Path) -> None:
+    """A method's own description may hold anything: the part is left out, and the cell says so."""
+
+    class Odd(FakeEngine):
+        def measure(self, cell: Cell, study: str, listen: Callable[[str], object]) -> Record:
+            record = super().measure(cell, study, listen)
+            return dataclasses.replace(record, metadata={**record.metadata, "own": {"scale": float("inf")}})
+
+    sweep(tmp_path, Odd(), checked_cells("lora"))
+    (stored,) = Store(tmp_path).read().values()
+    assert (stored.status, stored.reason) == (Status.FAILED, "metadata.own holds what JSON can't")
+    assert stored.metadata == make_record(make_cell()).metadata
+    assert stored.measurements
+
+
+def test_a_sweep_says_which_of_its_records_are_of_elsewhere(tmp_path: Path) -> None:
+    """Records of other versions or another machine stay, and the line that says so names both values."""
+    said = io.StringIO()
+    items = checked_cells(*METHODS)
+    sweep(tmp_path, FakeEngine(), items)
+    run_sweep(items, "test", Store(tmp_path), FakeEngine(), Progress(Console(file=said, width=999)), fresh=False)
+    (line,) = said.getvalue().splitlines()
+    assert line.startswith("3 cells are recorded already, 3 of them elsewhere (")
+    assert f"torch 2.11.0, now {versions()['torch']}" in line
+    assert "machine fake, now " in line
+    assert line.endswith("; --fresh measures them again")
+    for record in Store(tmp_path).read().values():
+        Store(tmp_path).write(dataclasses.replace(record, machine=machine(), versions=versions()))
+    said.truncate(0)
+    run_sweep(items, "test", Store(tmp_path), FakeEngine(), Progress(Console(file=said, width=999)), fresh=False)
+    assert said.getvalue().strip("\0\n") == "3 cells are recorded already; --fresh measures them again"
 
 
 def test_a_cell_that_can_not_be_run_is_recorded_and_not_measured(tmp_path: Path) -> None:

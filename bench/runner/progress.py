@@ -47,12 +47,12 @@ class Progress:
             yield
 
     @contextmanager
-    def sweep(self, total: int, kept: int) -> Iterator[None]:
-        """The span of a sweep with ``total`` cells to run."""
+    def sweep(self, total: int, kept: str) -> Iterator[None]:
+        """The span of a sweep with ``total`` cells to run. ``kept`` is said of those that need not be run."""
         self._total, self._done, self._sweep_began = total, 0, self._clock()
         self._begin("", "")
         if kept:
-            self._say(f"{kept} cells are recorded already; --fresh measures them again")
+            self._say(kept)
         if total == 0:
             yield
             return
