@@ -21,9 +21,9 @@ from bench.claims.result import Verdict
 from bench.claims.verdict import Judgment, command, judge, judge_all, unexpected
 from bench.errors import UsageError
 from bench.records.cell import Cell
-from bench.records.record import CONTROL, MERGED, UNMERGED, Measurement, Pairs, Record, Status
+from bench.records.record import CONTROL, MERGED, TRAIN, UNMERGED, Measurement, Pairs, Record, Status
 from bench.report.render import render
-from tests.fakes import known, make_cell, make_record, pairs_at
+from tests.fakes import SIZES, known, make_cell, make_record, pairs_at
 from tests.reports import printed
 
 SPREAD = (-0.01, -0.006, -0.002, 0.002, 0.006, 0.01)
@@ -44,9 +44,11 @@ def claim(tmp_path: Path, evidence: str, about: str = "{method: lora}", more: st
     return read_claim(path)
 
 
-def timed(center: float, *, width: float = 1.0, cell: Cell | None = None, arm: str = UNMERGED) -> Record:
+def timed(
+    center: float, *, width: float = 1.0, cell: Cell | None = None, arm: str = UNMERGED, phase: str = "decode"
+) -> Record:
     logs = [center + width * value for value in SPREAD]
-    return known(cell or make_cell(), STRUCTURE, pairs_at(logs, arm=arm))
+    return known(cell or make_cell(), STRUCTURE, pairs_at(logs, arm=arm, phase=phase))
 
 
 def verdict(found: list[Judgment]) -> Verdict:
@@ -317,6 +319,38 @@ def test_unfair_comparisons_are_refused_by_name(tmp_path: Path, path: str, value
     assert "not compared" in str(found.results[0].reason)
     assert path in str(found.results[0].reason)
     assert str(value) in str(found.results[0].reason)
+
+
+def test_the_training_reference_matters_to_training_speeds_alone(tmp_path: Path) -> None:
+    """Memory and latency of a record from before there was one are compared; a ratio to another reference is not."""
+    mine, old = (make_cell(method, SIZES[method]) for method in ("lora", "adapter"))
+    mine = incompatibilities(mine, "workload.train_reference", "full")
+    latency = claim(tmp_path, "{quantity: decode_ratio, relation: less, compared_to: {method: adapter}}")
+    assert verdict(judge(latency, [timed(0.0, cell=mine), timed(0.2, cell=old)])) is Verdict.SUPPORTED
+    more = pairs_at([0.2 + value for value in (*SPREAD, *SPREAD)])
+    again = known(incompatibilities(old, "workload.train_reference", "lora"), STRUCTURE, more)
+    (found,) = judge(latency, [timed(0.0, cell=mine), timed(0.2, cell=old), again])
+    assert len(found.results) == 1  # one cell, measured twice: what measured more counts
+    speed = claim(tmp_path, "{quantity: train_ratio, relation: greater, compared_to: {method: adapter}}")
+    (found,) = judge(speed, [timed(0.0, cell=mine, phase=TRAIN), timed(0.2, cell=old, phase=TRAIN)])
+    assert "workload.train_reference (full, None)" in str(found.results[0].reason)
+
+
+def test_only_timed_blocks_that_are_compared_must_agree_on_sharing(tmp_path: Path) -> None:
+    """Whether latency arms shared weights says nothing of training steps, which were timed on copies."""
+    speed = claim(tmp_path, "{quantity: train_ratio, relation: greater, compared_to: {method: adapter}}")
+    mine, other = (
+        timed(log, cell=make_cell(method, SIZES[method]), phase=TRAIN)
+        for method, log in (("lora", 0.0), ("adapter", 0.2))
+    )
+    shared = [dataclasses.replace(one, shared_weights=True) for one in timed(0.0).pairs]
+    mine = dataclasses.replace(mine, pairs=(*mine.pairs, *shared))
+    assert verdict(judge(speed, [mine, other])) is Verdict.SUPPORTED
+    sharing = dataclasses.replace(
+        other, pairs=tuple(dataclasses.replace(one, shared_weights=True) for one in other.pairs)
+    )
+    (found,) = judge(speed, [mine, sharing])
+    assert "shared a set of weights" in str(found.results[0].reason)
 
 
 def test_another_torch_is_refused_by_name(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from bench.claims.pairing import ABSENT, best_measured, cell_name, confounders, 
 from bench.claims.result import EvidenceResult, Exact, PValues, Sample, Test, Verdict, directed
 from bench.probes.registry import measured
 from bench.records import stats
-from bench.records.conditions import configured
+from bench.records.conditions import TRAIN_REFERENCE, configured
 from bench.records.record import CONTROL, TRAIN, UNMERGED, Pairs, Point, Record
 
 
@@ -34,7 +34,7 @@ def partners(
         and (not evidence.equal_size or other.cell.size == record.cell.size)
     ]
     fair: list[Record | EvidenceResult | None] = [
-        *best_measured([other for other in selected if not confounders(record, other)], evidence)
+        *best_measured([other for other in selected if not confounders(record, other, evidence)], evidence)
     ]
     if fair:
         return fair
@@ -42,8 +42,9 @@ def partners(
     wanted = " or ".join(other_cells.method) + (f" of size {record.cell.size}" if evidence.equal_size else "")
     reason = f"{ABSENT} {wanted}"
     if selected:
-        nearest = min(selected, key=lambda other: len(confounders(record, other)))
-        reason = f"not compared: {name} and {cell_name(nearest)} differ in {'; '.join(confounders(record, nearest))}"
+        found = {other.cell_id: confounders(record, other, evidence) for other in selected}
+        nearest = min(selected, key=lambda other: len(found[other.cell_id]))
+        reason = f"not compared: {name} and {cell_name(nearest)} differ in {'; '.join(found[nearest.cell_id])}"
     return [EvidenceResult(evidence, Verdict.UNCLEAR, name, wanted, reason=reason, records=(record.cell_id,))]
 
 
@@ -63,7 +64,7 @@ def ratios(evidence: Evidence, state: str, record: Record, partner: Record | Non
         reason = None
         if not mine or (partner is not None and not theirs):
             reason = f"{evidence.quantity} was not measured here"
-        elif partner is not None and record.shares_weights != partner.shares_weights:
+        elif partner is not None and _share(mine) != _share(theirs):
             reason = f"not compared: the arms of either {name} or {against} shared a set of weights"
         if reason is not None:
             yield EvidenceResult(evidence, Verdict.UNCLEAR, name, against, reason=reason, records=ids)
@@ -87,9 +88,14 @@ def _timed(evidence: Evidence, state: str, record: Record, point: Point | None) 
     return [] if record.cell.reference is not None else record.pairs_of(TRAIN, UNMERGED)
 
 
+def _share(pairs: Sequence[Pairs]) -> bool:
+    """Whether the arms shared one set of weights in any process."""
+    return any(one.shared_weights for one in pairs)
+
+
 def _timed_with(evidence: Evidence, record: Record) -> str:
     """What a ratio is to: the control, or the training reference."""
-    return str(configured(record)["workload.train_reference"]) if evidence.phase == TRAIN else CONTROL
+    return str(configured(record)[TRAIN_REFERENCE]) if evidence.phase == TRAIN else CONTROL
 
 
 def _shared_points(record: Record, partner: Record | None) -> list[Point]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from bench.claims.claim import Evidence, Selector
-from bench.records.conditions import configured, conflicts, identity, without_names
+from bench.claims.claim import TRAIN_RATIO, Evidence, Selector
+from bench.records.conditions import TRAIN_REFERENCE, configured, conflicts, identity, without_names
 from bench.records.record import Point, Record
 
 ABSENT = "no record of"
@@ -20,10 +20,15 @@ def selects(selector: Selector, record: Record) -> bool:
     return named and all(known.get(key) == value for key, value in selector.where.items())
 
 
-def confounders(one: Record, other: Record) -> list[str]:
+def confounders(one: Record, other: Record, evidence: Evidence) -> list[str]:
     """What two records differ in besides the method, each with both values; empty if they can be compared."""
-    found = conflicts(one, other)
+    found = {key: values for key, values in conflicts(one, other).items() if key not in _indifferent(evidence)}
     return [f"{key} ({found[key][0]}, {found[key][1]})" for key in without_names(found)]
+
+
+def _indifferent(evidence: Evidence) -> tuple[str, ...]:
+    """Conditions that the evidence does not depend on."""
+    return () if evidence.quantity == TRAIN_RATIO else (TRAIN_REFERENCE,)
 
 
 def cell_name(record: Record, point: Point | None = None) -> str:
@@ -42,9 +47,9 @@ def best_measured(records: Sequence[Record], evidence: Evidence) -> list[Record]
     """
     best: dict[str, Record] = {}
     for record in records:
-        config = {key: value for key, value in record.cell.config.items() if key != "precision"}
-        work = {key: value for key, value in config["workload"].items() if key != "phases"}
-        key = json.dumps([{**config, "workload": work}, identity(record)[1]], sort_keys=True, default=str)
+        free = ("workload.phases", *_indifferent(evidence))
+        config = {k: v for k, v in configured(record).items() if k not in free and not k.startswith("precision.")}
+        key = json.dumps([config, identity(record)[1]], sort_keys=True, default=str)
         if key not in best or _amount(record, evidence) > _amount(best[key], evidence):
             best[key] = record
     return list(best.values())

@@ -15,6 +15,8 @@ FREE = ("method", "reference", "precision", "seed")
 POINTS = ("workload.batch_sizes", "workload.prompt_lengths", "workload.phases")
 """Lists whose entries are rows of their own."""
 TARGETS = ("method._target_", "reference._target_")
+TRAIN_REFERENCE = "workload.train_reference"
+"""A condition of training speeds alone: nothing else depends on it."""
 VERSIONS = ("torch", "transformers", "python")
 MACHINE = ("machine", "accelerator", "cores")
 USED_WITH = {"double_quantization": "bitsandbytes"}
