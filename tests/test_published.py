@@ -10,7 +10,7 @@ import pytest
 from bench.config.groups import options
 from bench.errors import UsageError
 from bench.records.cell import Cell
-from bench.records.record import MERGED, UNMERGED, Measurement, Record, Status
+from bench.records.record import MERGED, TRAIN, UNMERGED, Measurement, Record, Status
 from bench.report.published import published, published_tables
 from bench.report.records import records_report
 from tests.fakes import known, make_cell, make_record, pairs_at
@@ -114,6 +114,31 @@ def test_a_figure_over_that_of_another_method() -> None:
     assert not any("torchtune" in table.title for table in published_tables(elsewhere))  # whose rows are of that model
     assert published_tables([trained("lora", 1500)]) == []
     assert published_tables([trained("full", 2000, status=Status.FAILED), trained("lora", 1500)]) == []
+
+
+def trained_in_turn(method: str, *logs: float) -> Record:
+    """A record whose training steps were so many logs faster than full fine-tuning's, and whose single reading lies."""
+    made = make_cell(method, None, model="llama-3.1-8b")
+    made = dataclasses.replace(
+        made, config={**made.config, "workload": {**made.config["workload"], "train_reference": "full"}}
+    )
+    single = [Measurement("train_tokens_per_second", 12345 if logs else 1, UNMERGED)]
+    own = [] if logs else [Measurement("train_ratio", 1, UNMERGED)]
+    pairs = pairs_at([-log for log in logs], phase=TRAIN)
+    return known(made, [*single, *own], pairs, study="training")
+
+
+def test_training_speeds_are_those_that_were_timed_in_turn() -> None:
+    """With an interval, over the training reference and over another method that was timed with it."""
+    full = trained_in_turn("full")
+    lora = trained_in_turn("lora", *(math.log(1.5) + d for d in (-0.01, 0.0, 0.01)))
+    qlora = trained_in_turn("qlora", *(math.log(0.75) + d for d in (-0.01, 0.0, 0.01)))
+    tables = published_tables([full, lora, qlora])
+    speeds = [table for table in tables if any("train tokens per second" in note for note in notes(table))]
+    ours = {(row[0], table.columns[3].unit): row[3] for table in speeds for row in table.rows}
+    assert ours["lora", "× full"].startswith("1.500 ±.0")
+    assert ours["qlora", "× lora"].startswith("0.500 ±.0")
+    assert not any(text.startswith("12345") for text in ours.values())
 
 
 def test_records_of_other_studies_have_nothing_beside_them() -> None:

@@ -104,11 +104,14 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
     Raises:
         ValueError: there is no process.
     """
-    found = mean(values)
-    if len(values) == 1:
-        return Interval(found.value, None, None, 1)
+    return _interval(mean(values), len(values), confidence)
+
+
+def _interval(found: Mean, processes: int, confidence: float) -> Interval:
+    if not math.isfinite(found.error):
+        return Interval(found.value, None, None, processes)
     half = (found.bound((1 + confidence) / 2) - found.value) if found.error else 0.0
-    return Interval(found.value, found.value - half, found.value + half, len(values))
+    return Interval(found.value, found.value - half, found.value + half, processes)
 
 
 def ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -117,9 +120,14 @@ def ratio(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interv
     Raises:
         ValueError: there is no process.
     """
-    found = interval(log_ratios, confidence)
+    return as_ratio(mean(log_ratios), len(log_ratios), confidence)
+
+
+def as_ratio(log: Mean, processes: int, confidence: float = CONFIDENCE) -> Interval:
+    """The ratio of which ``log`` is the log, with Student's t interval. ``processes``: that the mean is of."""
+    found = _interval(log, processes, confidence)
     low, high = (None if end is None else math.exp(end) for end in (found.low, found.high))
-    return Interval(math.exp(found.estimate), low, high, found.processes)
+    return Interval(math.exp(found.estimate), low, high, processes)
 
 
 def ratio_of_means(

@@ -18,12 +18,13 @@ from bench.config.groups import conf, options
 from bench.errors import UsageError
 from bench.records import stats
 from bench.records.cell import OURS, STRICT
-from bench.records.conditions import alike, distinct
-from bench.records.record import CONTROL, UNMERGED, Point, Record, Status
+from bench.records.conditions import TRAIN_REFERENCE, alike, configured, distinct
+from bench.records.record import CONTROL, TRAIN, UNMERGED, Point, Record, Status
 from bench.records.units import half_width
 from bench.report.labels import titles
 from bench.report.table import Column, Table, Text
 
+SPEED = "train_tokens_per_second"
 SECONDS = "_seconds"
 """The ending of metrics that were timed in turn with the control, and have an interval if it is the reference."""
 
@@ -191,9 +192,34 @@ def _ours(source: Source, row: Row, records: Sequence[Record]) -> stats.Interval
         logs = record.log_ratios(source.metric.removesuffix(SECONDS), row.state, row.point)
         return stats.ratio(logs) if logs else None
     other = _find(records, source.reference, dataclasses.replace(row, where={}))
+    if source.metric == SPEED and other is not None and (trained := _speed(record, other)) is not None:
+        return trained
     ours = record.value(source.metric, row.state, row.point)
     reference = None if other is None else other.value(source.metric, row.state, row.point)
     return None if ours is None or reference is None else stats.Interval(ours / reference, None, None, processes=1)
+
+
+def _speed(record: Record, other: Record) -> stats.Interval | None:
+    """Training speed over that of another cell, by steps timed in turn with a training reference that both have.
+
+    None where either was not timed so. The training reference itself is its own.
+    """
+    named = configured(record)[TRAIN_REFERENCE]
+    if named is None or named != configured(other)[TRAIN_REFERENCE]:
+        return None
+    sides = [[-log for log in one.log_ratios(TRAIN, UNMERGED)] for one in (record, other)]
+    are_reference = [_is_train_reference(one) for one in (record, other)]
+    if any(not logs and not own for logs, own in zip(sides, are_reference, strict=True)):
+        return None
+    mine, theirs = sides
+    if mine and theirs:
+        return stats.as_ratio(stats.difference(mine, theirs), len(mine))
+    return stats.ratio(mine or [-log for log in theirs] or [0.0])
+
+
+def _is_train_reference(record: Record) -> bool:
+    """Whether a cell is of the very method that its training would have been timed in turn with."""
+    return record.cell.reference is None and record.value("train_ratio", UNMERGED) == 1
 
 
 def _shown(ratio: stats.Interval) -> str:
