@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from bench.config.sources import ModelConfig, ModelSource, SourceError
 from bench.instruments.fake import fake_tensors
 from bench.instruments.memory import training_step_peak
+from bench.probes import parameters
+from bench.records.record import UNMERGED, Measurement, Missing
 from bench.workload.architecture import read_architecture
 from bench.workload.models import load_model, load_tokenizer, meta_model, source_warnings
-from bench.workload.quantized import base_parameter_count
+from bench.workload.quantized import base_parameter_count, unknown_packing
 from bench.workload.training import weight_tensors
 from methods import Attached, Unsupported
 from methods.full import Full
@@ -175,6 +178,10 @@ def test_a_hub_id_is_compared_where_it_is_in_the_cache(tmp_path: Path, monkeypat
     sorted(folder.glob("model-*.safetensors"))[0].unlink()
     assert base_parameter_count(meta_model(config)) == PARAMETERS  # what is not there yet can't be compared
     with pytest.raises(SourceError, match="has no model-00001"):
+        load_model(config, "cpu", seed=0)
+    for file in (*folder.glob("model-*"), folder / f"{WEIGHTS}.index.json"):
+        file.unlink(missing_ok=True)
+    with pytest.raises(SourceError, match="weights of hub id 'some/model' is not in the cache and the hub cannot be"):
         load_model(config, "cpu", seed=0)
 
 
@@ -366,6 +373,30 @@ def test_a_quantization_that_only_weights_tell_is_not_estimated(tmp_path: Path) 
         Full().check(meta_model(at(folder)))
     with fake_tensors(cuda=False), pytest.raises(Unsupported, match="quantized by llm_int8"):
         meta_model(at(folder), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (None, None),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, None),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, None),
+    ],
+)
+def test_parameters_that_can_not_be_counted_are_missing(settings: dict[str, Any] | None, kind: str | None) -> None:
+    """A total of packed numbers would be too small: of a packing that is not known it is missing, with the reason."""
+    model = meta_model(ModelConfig("small", architecture="llama"))
+    if settings is not None:
+        model.is_quantized = True
+        model.config.quantization_config = settings
+    assert unknown_packing(model) == kind
+    attached = Lora(rank=4).attach(model)
+    subject: Any = SimpleNamespace(state=UNMERGED, attached=attached)
+    total = {found.metric: found for found in parameters.measure_training(subject)}["total_parameters"]
+    assert isinstance(total, Measurement if kind is None else Missing)
+    if isinstance(total, Missing):
+        assert "packed by fp8" in total.reason
 
 
 def write_gguf(file: Path) -> dict[str, torch.Tensor]:

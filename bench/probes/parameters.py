@@ -46,16 +46,18 @@ def measure_training(subject: TrainingSubject) -> Iterator[Measurement | Missing
     trained = [*attached.trained().values()]
     yield Measurement("trained_parameters", parameter_count(trained), subject.state)
     # what trains may be the base's own, or stand beside the model
-    total = parameter_count([*attached.model.parameters(), *trained])
-    yield Measurement("total_parameters", total, subject.state)
+    yield _total(subject, parameter_count([*attached.model.parameters(), *trained]))
 
 
 def measure_served(subject: ServedSubject) -> Iterator[Measurement | Missing]:
     """What is shipped and what stays in memory; once the method is merged, what the model has more than the base."""
     if subject.state == MERGED:
-        total = parameter_count(subject.model.parameters())
-        yield Measurement("resident_parameters", total - subject.base_parameters, subject.state)
-        yield Measurement("total_parameters", total, subject.state)
+        total = _total(subject, parameter_count(subject.model.parameters()))
+        yield total
+        if isinstance(total, Measurement):
+            yield Measurement("resident_parameters", total.value - subject.base_parameters, subject.state)
+        else:
+            yield Missing("resident_parameters", subject.state, total.reason)
         return
     attached = subject.attached
     yield Measurement("shipped_parameters", sum(t.numel() for t in attached.shipped().values()), subject.state)
@@ -64,3 +66,12 @@ def measure_served(subject: ServedSubject) -> Iterator[Measurement | Missing]:
         yield Missing("checkpoint_bytes", subject.state, "another package writes the files")
     else:
         yield Measurement("checkpoint_bytes", subject.checkpoint_bytes, subject.state)
+
+
+def _total(subject: TrainingSubject | ServedSubject, count: int) -> Measurement | Missing:
+    """``count``, unless parameters of the base are packed so that a count of them says nothing."""
+    from bench.workload.quantized import unknown_packing
+
+    if (kind := unknown_packing(subject.attached.base)) is not None:
+        return Missing("total_parameters", subject.state, f"parameters that are packed by {kind} can't be counted")
+    return Measurement("total_parameters", count, subject.state)

@@ -40,7 +40,8 @@ def quantization(architecture: PreTrainedConfig) -> Any:
 def method_of(quantizer: Any) -> str:
     """``nf4``, ``fp4``, ``llm_int8`` (bitsandbytes), ``gptq``, ..."""
     config = quantizer.quantization_config
-    return str(config.quantization_method() if hasattr(config, "quantization_method") else config.quant_method.value)
+    kind = config.quantization_method() if hasattr(config, "quantization_method") else config.quant_method
+    return str(getattr(kind, "value", kind))  # of an enumeration, or as the checkpoint writes it
 
 
 def base_parameter_count(model: PreTrainedModel) -> int:
@@ -49,6 +50,13 @@ def base_parameter_count(model: PreTrainedModel) -> int:
         with unset_fake_temporarily(), torch.device("meta"):
             model = AutoModelForCausalLM.from_config(model.config)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def unknown_packing(model: PreTrainedModel) -> str | None:
+    """How a base is quantized whose parameters can't be counted where they are; None where they can."""
+    quantizer = quantization(model.config) if getattr(model, "is_quantized", False) else None
+    kind = None if quantizer is None else method_of(quantizer)
+    return None if kind in (None, EIGHT_BITS, *FOUR_BITS) else kind
 
 
 def logical_shapes(weights: Mapping[str, Any], method: str | None) -> dict[str, tuple[int, ...]] | None:

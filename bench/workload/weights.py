@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME, logging
 
 from bench.config.sources import SourceError, is_local, refuse_adapter
+from bench.workload.hub import one_line
 
 NAMES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 """In the order in which transformers looks for them."""
@@ -47,7 +48,7 @@ def weight_files(source: str, revision: str | None, download: bool) -> list[Path
             raise SourceError(f"the local folder '{folder}' has no {NAMES[0]}: give one written by save_pretrained")
         return files
     if download:
-        return _listed(lambda name: _downloaded(source, name, revision))
+        return _download(source, revision)
     try:
         return _listed(lambda name: _cached(source, name, revision))
     except SourceError:  # a shard is not there yet
@@ -68,11 +69,29 @@ def _listed(find: Callable[[str], Path | None]) -> list[Path]:
     return []
 
 
-def _downloaded(source: str, name: str, revision: str | None) -> Path | None:
-    try:
-        return Path(hf_hub_download(source, name, revision=revision))
-    except EntryNotFoundError:  # of a checkpoint in other files
+def _download(source: str, revision: str | None) -> list[Path]:
+    """The files of a hub id.
+
+    Raises:
+        SourceError: it has none, or the hub can't be reached and they are not in the cache.
+    """
+    unreachable: list[LocalEntryNotFoundError] = []
+
+    def find(name: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(source, name, revision=revision))
+        except LocalEntryNotFoundError as error:  # not in the cache, which may hold the weights under another name
+            unreachable.append(error)
+        except EntryNotFoundError:  # of a checkpoint in other files
+            pass
         return None
+
+    files = _listed(find)
+    if not files and unreachable:
+        raise SourceError(f"the weights of {one_line(unreachable[0], source)}") from unreachable[0]
+    if not files:
+        raise SourceError(f"hub id '{source}' has no {NAMES[0]}: choose one with weights that transformers reads")
+    return files
 
 
 def _cached(source: str, name: str, revision: str | None) -> Path | None:
