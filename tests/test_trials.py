@@ -45,8 +45,8 @@ def test_on_a_quiet_machine_all_is_found_and_nothing_else() -> None:
     """Copies pass and are shown the same, 5 and 10% are found, 2% is none that counts; 10% that come every tenth step
     are found by the mean alone."""
     found = by_slowdown(trials(0.004))
-    assert found[0.0, 1].checks == 80
-    assert found[0.0, 1].passed == found[0.0, 1].equivalent == 80
+    assert found[0.0, 1].checks == 160
+    assert found[0.0, 1].passed == found[0.0, 1].equivalent == 160
     assert found[0.0, 1].regressed == 0
     assert found[0.05, 1].regressed == found[0.05, 1].checks == 40
     assert found[0.10, 1].regressed == 40
@@ -192,7 +192,7 @@ def test_a_check_stops_where_its_own_interval_is_narrow() -> None:
     narrow = tuple([0.001, -0.001] * 3)
     arms = {arm: (*narrow, *([0.5] * 6)) for arm in SLOWDOWNS}
     one = dataclasses.replace(trials(0.01, runs=3), runs=(Run(arms, 1.0, arms),) * 3)
-    assert {found.passed for found in rates(one)} == {6, 3}
+    assert {found.passed for found in rates(one)} == {12, 3}
     wide = {arm: tuple([0.2, -0.2] * 6) for arm in SLOWDOWNS}
     assert all(found.passed == 0 for found in rates(dataclasses.replace(one, runs=(Run(arms, 1.0, wide),) * 3)))
 
