@@ -111,6 +111,22 @@ def table(paths: tuple[Path, ...], format: str, output: Path | None) -> int:
 
 @app.command()
 @RECORDS
+@_option("--axes", "Metrics, separated by commas; NAME@merged is of the merged state.")
+@_format("text, md, latex, csv or json")
+@OUTPUT
+def pareto(paths: tuple[Path, ...], axes: str | None, format: str, output: Path | None) -> int:
+    """Name the methods that no other beats.
+
+    On all axes at once: parameters, file, memory, speed and latency where no --axes are given. Each of the others
+    stands with what dominates it.
+    """
+    from bench.commands.pareto import pareto_command
+
+    return pareto_command(paths, axes, format, output)
+
+
+@app.command()
+@RECORDS
 @_format("text, md or json")
 @OUTPUT
 @_option("--claims folder", "Folder of claim files.  [default: conf/claim]", type=PATH)

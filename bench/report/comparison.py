@@ -44,7 +44,7 @@ BEST_MEANS = "best; of a ratio, all that the interval can't tell from the best"
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """Records that may be compared, and their rows of one workload point."""
 
     records: tuple[Record, ...]
@@ -77,19 +77,24 @@ class _Group:
 
 
 def comparison_tables(records: Sequence[Record]) -> list[Table]:
-    """One table for each group, in an order that does not depend on the order of the records."""
-    groups = sorted(_groups(records), key=lambda group: group.order)
-    return list(map(_table, groups, titles([group.title for group in groups], [group.records for group in groups])))
+    """One table for each group."""
+    found = groups(records)
+    return list(map(_table, found, titles([group.title for group in found], [group.records for group in found])))
 
 
-def _groups(records: Sequence[Record]) -> Iterable[_Group]:
+def groups(records: Sequence[Record]) -> list[Group]:
+    """What may be compared, in an order that does not depend on the order of the records."""
+    return sorted(_groups(records), key=lambda group: group.order)
+
+
+def _groups(records: Sequence[Record]) -> Iterable[Group]:
     for group in alike(distinct(records)):
         for _, rows in frame(group).groupby(["batch_size", "prompt_length"], sort=True):
             here = set(rows["cell"])
-            yield _Group(tuple(record for record in group if record.cell_id in here), rows)
+            yield Group(tuple(record for record in group if record.cell_id in here), rows)
 
 
-def _table(group: _Group, title: str) -> Table:
+def _table(group: Group, title: str) -> Table:
     names = labels(group.records)
     part = _ordered(group.rows, names)
     core = [ONCE[name] if name in ONCE and part[name].isna().all() else name for name in CORE]
