@@ -204,22 +204,26 @@ def _speed(record: Record, other: Record) -> stats.Interval | None:
 
     None where either was not timed so. The training reference itself is its own.
     """
-    named = configured(record)[TRAIN_REFERENCE]
-    if named is None or named != configured(other)[TRAIN_REFERENCE]:
+    if configured(record)[TRAIN_REFERENCE] != configured(other)[TRAIN_REFERENCE]:
         return None
-    sides = [[-log for log in one.log_ratios(TRAIN, UNMERGED)] for one in (record, other)]
-    are_reference = [_is_train_reference(one) for one in (record, other)]
-    if any(not logs and not own for logs, own in zip(sides, are_reference, strict=True)):
+    mine, theirs = (_faster(one) for one in (record, other))
+    if mine is None or theirs is None:
         return None
-    mine, theirs = sides
     if mine and theirs:
         return stats.as_ratio(stats.difference(mine, theirs), len(mine))
     return stats.ratio(mine or [-log for log in theirs] or [0.0])
 
 
-def _is_train_reference(record: Record) -> bool:
-    """Whether a cell is of the very method that its training would have been timed in turn with."""
-    return record.cell.reference is None and record.value("train_ratio", UNMERGED) == 1
+def _faster(record: Record) -> list[float] | None:
+    """Logs of a cell's training speed over the training reference's, a number a process; none of the reference itself.
+
+    None where it was not timed with it: a cell with a reference of its own was timed with that one.
+    """
+    if record.cell.reference is not None:
+        return None
+    if record.value("train_ratio", UNMERGED) == 1:
+        return []
+    return [-log for log in record.log_ratios(TRAIN, UNMERGED)] or None
 
 
 def _shown(ratio: stats.Interval) -> str:
