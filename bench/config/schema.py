@@ -27,6 +27,7 @@ ADDED: dict[str, Any] = {
     "workload.train_reference": None,
     "precision.train_pairs": 0,
     "data.template": None,
+    "model.distribution": None,
 }
 """Settings that were added after the first records, at the value that every cell had before. At this value they are no
 part of a cell's identity, so that records and baselines from before are of the same cells."""

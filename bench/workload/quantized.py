@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -151,6 +153,16 @@ def dequantized() -> dict[str, Any]:
     """The argument that has transformers unpack a gguf file; releases without it always do."""
     kind = getattr(quantization_config, "GgufConfig", None)
     return {} if kind is None else {"quantization_config": kind(dequantize=True)}
+
+
+def stored_types(file: Path) -> str:
+    """In which types a gguf file stores its tensors, and how many in each: ``210 tensors as Q4_1, 62 as F32``."""
+    gguf: Any = importlib.import_module("gguf")  # it has no types
+    counts = Counter(tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors)
+    return ", ".join(
+        f"{count}{' tensors' if number == 0 else ''} as {name}"
+        for number, (name, count) in enumerate(counts.most_common())
+    )
 
 
 def make_portable(model: PreTrainedModel) -> None:
