@@ -458,6 +458,9 @@ def test_a_gguf_file_is_a_model(tmp_path: Path) -> None:
         assert {name: w.shape for name, w in meta_model(at(path)).state_dict().items()} == {
             name: w.shape for name, w in state.items()
         }
+        stored, left_out = source_warnings(at(path))
+        assert "stores 12 tensors as F32" in stored
+        assert "adapter" in left_out
     (tmp_path / "other.gguf").write_bytes((tmp_path / "tiny.gguf").read_bytes())
     with pytest.raises(SourceError, match=r"holds 2 gguf files: set model.path to .*other\.gguf"):
         meta_model(at(tmp_path))

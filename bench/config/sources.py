@@ -193,7 +193,9 @@ def installed_gguf(distribution: str) -> Path:
         raise SourceError(f"its weights come with the package {distribution}, which is not here: {advice}") from error
     found = [Path(str(file.locate())) for file in files if file.suffix == GGUF]
     if len(found) != 1:
-        raise SourceError(f"the package {distribution} brings {len(found)} gguf files instead of one: set model.path")
+        raise SourceError(
+            f"the package {distribution} brings {len(found)} gguf files: name one by model.path, with model.distribution=null"
+        )
     return found[0]
 
 

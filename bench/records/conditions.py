@@ -43,7 +43,7 @@ def surroundings(record: Record) -> dict[str, Any]:
 
 
 def packages(record: Record) -> dict[str, str | None]:
-    """Versions of the packages on which the record's methods run, such as peft; of other packages they don't depend."""
+    """Versions of what the record's methods run on, such as peft, and of what brings the base; nothing else matters."""
     cell = record.cell
     named = {cell.implementation, OURS if cell.reference is None else cell.reference.implementation} - {OURS}
     told: Collection[str] | None = record.metadata.get("packages")

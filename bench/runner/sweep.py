@@ -160,7 +160,7 @@ def _finite(record: Record) -> Record:
     JSON has no such numbers. What describes the run, and can be a plug-in's own, is left out part by part.
     """
     broken = [one for one in record.measurements if not math.isfinite(one.value)]
-    unwritable = {key: value for key, value in record.metadata.items() if not _is_json(value)}
+    unwritable = [key for key, value in record.metadata.items() if not _is_json(value)]
     if not broken and not unwritable:
         return record
     found = [

@@ -94,12 +94,13 @@ def source_warnings(config: ModelConfig) -> list[str]:
     if config.source == ModelSource.config:
         return []
     source, gguf = locate(config)
+    found = []
     if gguf:
         stored = stored_types(Path(source) / gguf["gguf_file"])
-        return [f"the weights of {config.label} were dequantized: its file stores {stored}"]
-    if not is_local(source) or not (Path(source) / ADAPTER_CONFIG).is_file():
-        return []
-    return [f"the adapter beside the weights in '{config.path}' was left out"]
+        found.append(f"the weights of {config.label} were dequantized: its file stores {stored}")
+    if is_local(source) and (Path(source) / ADAPTER_CONFIG).is_file():
+        found.append(f"the adapter beside the weights in '{config.label}' was left out")
+    return found
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
