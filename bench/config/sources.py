@@ -193,9 +193,8 @@ def installed_gguf(distribution: str) -> Path:
         raise SourceError(f"its weights come with the package {distribution}, which is not here: {advice}") from error
     found = [Path(str(file.locate())) for file in files if file.suffix == GGUF]
     if len(found) != 1:
-        raise SourceError(
-            f"the package {distribution} brings {len(found)} gguf files: name one by model.path, with model.distribution=null"
-        )
+        advice = "name one by model.path, with model.distribution=null"
+        raise SourceError(f"the package {distribution} brings {len(found)} gguf files: {advice}")
     return found[0]
 
 
